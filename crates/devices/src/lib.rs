@@ -1,0 +1,5 @@
+//! Device models, one file per chip: `legacy/` holds the PC's own, `virtio/` the paravirtual ones, `pci/` the bus.
+//!
+//! A device knows nothing of engines or boards: it gets registers accesses, and drives what [`wiring`] gives it.
+
+pub mod wiring;

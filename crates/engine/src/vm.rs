@@ -1,0 +1,83 @@
+//! A virtual machine as the engine sees it: memory, processors, interrupt lines.
+
+use crate::{Result, Vcpu};
+use memory::GuestMemory;
+use std::sync::Arc;
+
+/// Guest instruction sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    X86,
+    Armv7,
+    Aarch64,
+}
+
+/// What an engine is asked to make.
+pub struct VmConfig {
+    pub arch: Arch,
+    /// Number of vCPUs that will be created: 1 to 255.
+    pub vcpus: u32,
+    /// All the guest's memory. It doesn't change while the VM lives; what it doesn't cover goes to the [`crate::Bus`].
+    pub memory: Arc<GuestMemory>,
+}
+
+/// Whether an engine works on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// It does; of several the highest rank is chosen.
+    Usable { rank: u32 },
+    /// It doesn't, and why, as a sentence.
+    Unusable { why: String },
+}
+
+/// A way to run virtual machines.
+pub trait Engine: Send + Sync {
+    /// `translate`, `kvm`, `native`.
+    fn name(&self) -> &'static str;
+    fn probe(&self) -> Probe;
+    fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>>;
+}
+
+/// A message-signalled interrupt: the write a device would make (SDM 3A 10.11 for x86).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msi {
+    pub address: u64,
+    pub data: u32,
+}
+
+/// A virtual machine. All of it may be called from any thread.
+pub trait Vm: Send + Sync {
+    /// Makes vCPU `id` (its APIC id or affinity), 0 to `vcpus - 1`. Number 0 is the boot processor; the others wait for
+    /// their start-up message.
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>>;
+    /// Delivers a message-signalled interrupt. The I/O APIC's messages come this way too.
+    fn signal_msi(&self, msi: Msi) -> Result<()>;
+    /// x86: the level of the 8259s' INTR output, wired to the boot processor's LINT0. ARM: interrupt line `line` of the GIC.
+    fn set_line(&self, line: u32, level: bool) -> Result<()>;
+    /// Starts or stops logging which pages the guest writes.
+    fn set_dirty_logging(&self, on: bool) -> Result<()>;
+    /// Moves what the guest has dirtied since the last call into the memory's dirty log
+    /// ([`GuestMemory::take_dirty`]), where devices' writes already are.
+    fn sync_dirty_log(&self) -> Result<()>;
+}
+
+/// Chooses among engines: the one named, or the usable one with the highest rank. The error lists why each can't be used.
+pub fn choose<'a>(engines: &[&'a dyn Engine], name: Option<&str>) -> Result<&'a dyn Engine> {
+    let mut best: Option<(u32, &'a dyn Engine)> = None;
+    let mut why = Vec::new();
+    for &engine in engines.iter().filter(|e| name.is_none_or(|n| n == e.name())) {
+        match engine.probe() {
+            Probe::Usable { rank } if best.is_none_or(|(r, _)| rank > r) => best = Some((rank, engine)),
+            Probe::Usable { .. } => {}
+            Probe::Unusable { why: w } => why.push(format!("{}: {w}", engine.name())),
+        }
+    }
+    best.map(|(_, e)| e).ok_or_else(|| crate::Error::Unsupported {
+        engine: "chosen",
+        what: match (name, why.is_empty()) {
+            (Some(n), true) => format!("there is no engine called {n}"),
+            (None, true) => "no engine is built in".to_string(),
+            _ => why.join("; "),
+        },
+    })
+}
