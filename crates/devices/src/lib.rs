@@ -2,4 +2,6 @@
 //!
 //! A device knows nothing of engines or boards: it gets registers accesses, and drives what [`wiring`] gives it.
 
+pub mod legacy;
+pub mod testing;
 pub mod wiring;
