@@ -8,6 +8,7 @@ pub mod error;
 pub mod guest_memory;
 pub mod mapping;
 pub mod tracking;
+pub mod virtqueue;
 
 pub use error::Error;
 pub use guest_memory::{GuestMemory, Kind, Region, RegionConfig};
