@@ -56,9 +56,10 @@ pub trait Vm: Send + Sync {
     fn set_line(&self, line: u32, level: bool) -> Result<()>;
     /// Starts or stops logging which pages the guest writes.
     fn set_dirty_logging(&self, on: bool) -> Result<()>;
-    /// Moves what the guest has dirtied since the last call into the memory's dirty log
-    /// ([`GuestMemory::take_dirty`]), where devices' writes already are.
-    fn sync_dirty_log(&self) -> Result<()>;
+    /// Takes and clears the dirty log of memory region `region`: one bit a page, 64 pages a word, guest's and devices'
+    /// writes together. A page written at any time before this returns, and not in an earlier answer, is in this one or
+    /// the next; copy the pages after the call.
+    fn take_dirty_log(&self, region: usize) -> Result<Vec<u64>>;
 }
 
 /// Chooses among engines: the one named, or the usable one with the highest rank. The error lists why each can't be used.

@@ -1,0 +1,240 @@
+//! Decoded blocks and their cache.
+
+use crate::cpu::{CS, Cpu, Mode, RIP};
+use crate::decode;
+use crate::fault::{Fault, Guest};
+use crate::op::Op;
+use crate::paging::Access;
+use crate::tlb;
+use address::{GuestPhys, PAGE_SIZE};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// Most instructions in a block.
+pub const MAX_OPS: usize = 64;
+/// Ops kept before the whole cache is dropped: bounds its memory to some 60 MiB a vCPU.
+const MAX_CACHED_OPS: usize = 1 << 20;
+const JUMP_CACHE: usize = 1 << 14;
+
+/// A run of instructions that ends with the first that may set RIP, or needs the outer loop's look.
+pub struct Block {
+    pub ops: Box<[Op]>,
+    /// Bytes of all its instructions.
+    pub len: u32,
+    /// The pages it was decoded from: their generations then, and now. The second only where it crosses.
+    generations: [Option<(Generation, u32)>; 2],
+    /// Physical page numbers of the same.
+    pub pages: [u64; 2],
+}
+
+/// A page's generation counter; the memory it lies in outlives the blocks of a [`Cpu`] with that memory.
+#[derive(Clone, Copy)]
+struct Generation(*const AtomicU32);
+
+impl Block {
+    /// Whether no announced granule of its pages was overwritten since it was decoded.
+    #[inline]
+    pub fn valid(&self) -> bool {
+        self.generations.iter().all(|g| match g {
+            // SAFETY: the counter is in `Shared::memory`, which the `Cpu` that owns this block holds.
+            Some((p, then)) => unsafe { &*p.0 }.load(Relaxed) == *then,
+            None => true,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Jump {
+    rip: u64,
+    /// TLB flush count and mode, or u64::MAX.
+    guard: u64,
+    block: *const Block,
+}
+
+/// A vCPU's decoded blocks: by physical address, with a direct-mapped cache by RIP in front.
+pub struct BlockCache {
+    blocks: HashMap<(u64, u8), Arc<Block>>,
+    jumps: Vec<Jump>,
+    cached_ops: usize,
+    /// Blocks that went out of date: the jump cache may still point at them, until the next clear.
+    stale: Vec<Arc<Block>>,
+    /// Where the one-instruction block of `single` lives.
+    single: Option<Arc<Block>>,
+}
+
+impl Default for BlockCache {
+    fn default() -> Self {
+        let empty = Jump { rip: 0, guard: u64::MAX, block: std::ptr::null() };
+        Self { blocks: HashMap::new(), jumps: vec![empty; JUMP_CACHE], cached_ops: 0, stale: Vec::new(), single: None }
+    }
+}
+
+impl BlockCache {
+    /// Drops every block.
+    pub fn clear(&mut self) {
+        self.blocks.clear();
+        self.stale.clear();
+        self.cached_ops = 0;
+        self.jumps.fill(Jump { rip: 0, guard: u64::MAX, block: std::ptr::null() });
+    }
+}
+
+fn jump_index(rip: u64) -> usize {
+    (rip ^ rip >> 14) as usize & (JUMP_CACHE - 1)
+}
+
+impl Cpu {
+    /// The block at RIP. The pointer is good until the next call of this.
+    #[inline(always)]
+    pub(crate) fn find_block(&mut self) -> Guest<*const Block> {
+        let rip = self.regs[RIP];
+        let guard = self.tlb.flushes() << 8 | self.jump_mode();
+        let jump = self.blocks.jumps[jump_index(rip)];
+        // SAFETY: a jump entry's block is in `blocks` or `stale` until `clear`, which empties the jumps too.
+        if jump.rip == rip && jump.guard == guard && !self.single && unsafe { &*jump.block }.valid() {
+            return Ok(jump.block);
+        }
+        self.find_block_slow(rip, guard)
+    }
+
+    /// Everything but the address mapping that decides what RIP means: mode, and user or supervisor.
+    fn jump_mode(&self) -> u64 {
+        (self.mode.0 as u64) << 1 | (self.cpl == 3) as u64
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_block_slow(&mut self, rip: u64, guard: u64) -> Guest<*const Block> {
+        self.check_fetch_limit(rip, 1)?;
+        let linear = self.code_linear(rip);
+        let physical = self.fetch_translate(linear)?;
+        if self.single {
+            let block = Arc::new(self.decode_block(rip, physical, 1)?);
+            return Ok(Arc::as_ptr(self.blocks.single.insert(block)));
+        }
+        // A segmented code segment's base is part of what the ops computed: RIP-based operands do not hold it, but fetches across pages do.
+        let key = (physical.0, self.mode.0);
+        if let Some(b) = self.blocks.blocks.get(&key)
+            && b.valid()
+            && b.pages[1] == b.pages[0]
+        {
+            let block = Arc::as_ptr(b);
+            self.blocks.jumps[jump_index(rip)] = Jump { rip, guard, block };
+            return Ok(block);
+        }
+        if self.blocks.cached_ops > MAX_CACHED_OPS {
+            self.blocks.clear();
+            self.vector_clear_stubs();
+        }
+        let block = Arc::new(self.decode_block(rip, physical, MAX_OPS)?);
+        self.blocks.cached_ops += block.ops.len() + 8;
+        let pointer = Arc::as_ptr(&block);
+        if let Some(old) = self.blocks.blocks.insert(key, block) {
+            self.blocks.stale.push(old);
+        }
+        self.blocks.jumps[jump_index(rip)] = Jump { rip, guard, block: pointer };
+        Ok(pointer)
+    }
+
+    /// The linear address of an instruction.
+    pub fn code_linear(&self, rip: u64) -> u64 {
+        if self.mode.is64() { rip } else { self.seg[CS].base.wrapping_add(rip) & 0xffff_ffff }
+    }
+
+    /// Faults where `len` bytes of code at `rip` lie outside CS's limit or aren't canonical.
+    fn check_fetch_limit(&mut self, rip: u64, len: u64) -> Guest<()> {
+        let ok = if self.mode.is64() {
+            (rip as i64) << 16 >> 16 == rip as i64
+        } else {
+            rip.saturating_add(len - 1) <= self.seg[CS].limit as u64
+        };
+        if ok { Ok(()) } else { self.gp(0) }
+    }
+
+    fn fetch_translate(&mut self, linear: u64) -> Guest<GuestPhys> {
+        let select = if self.cpl == 3 { tlb::USER } else { tlb::SUPERVISOR };
+        Ok(GuestPhys(self.translate(linear, Access { write: false, fetch: true, select })?.physical))
+    }
+
+    /// Decodes up to `max` instructions at `rip`.
+    fn decode_block(&mut self, rip: u64, physical: GuestPhys, max: usize) -> Guest<Block> {
+        let memory = self.shared.memory.clone();
+        let first_len = (PAGE_SIZE - physical.page_offset()) as usize;
+        let generation = |at: GuestPhys| {
+            memory.region_at(at).map(|r| {
+                let g = r.page(((at.0 - r.base().0) / PAGE_SIZE) as usize).generation();
+                (Generation(g), g.load(std::sync::atomic::Ordering::SeqCst))
+            })
+        };
+        let mut generations = [generation(physical), None];
+        let mut pages = [physical.page_number(); 2];
+        if generations[0].is_none() {
+            return self.raise(Fault::Exit(engine::Exit::Failed(format!(
+                "the guest's vCPU {} executes at guest-physical {physical} (RIP {rip:#x}), where there is no memory",
+                self.id
+            ))));
+        }
+        // Announce generously, read, decode: 15 bytes beyond the longest block is more than it can span.
+        let span = first_len.min(if max == 1 { 16 } else { 15 * MAX_OPS });
+        let mut bytes = vec![0u8; span];
+        self.announce_code(physical, span.min(if max == 1 { 16 } else { 256 }) as u64);
+        if memory.read(physical, &mut bytes).is_err() {
+            return self.gp(0);
+        }
+        // Beyond CS's limit nothing may be fetched.
+        if !self.mode.is64() {
+            let room = (self.seg[CS].limit as u64).saturating_sub(rip).saturating_add(1);
+            bytes.truncate(room.min(span as u64) as usize);
+        }
+        let limited = bytes.len() < span;
+        let mut ops = decode::decode(self, &bytes, rip, max);
+        let mut len: u32 = ops.iter().map(|o| o.len as u32).sum();
+        if len > 256 {
+            self.announce_code(physical, len as u64);
+            // What was read before the wider announcement may be out of date.
+            let mut again = vec![0u8; len as usize];
+            if memory.read(physical, &mut again).is_err() || again != bytes[..len as usize] {
+                return self.decode_block(rip, physical, 8.min(max));
+            }
+        }
+        if ops.is_empty() {
+            // The first instruction crosses the page's end, is cut by CS's limit, or is longer than 15 bytes.
+            let available = bytes.len();
+            if limited || available >= 15 {
+                return self.gp(0);
+            }
+            let second_rip = rip.wrapping_add(available as u64) & self.mode.rip_mask();
+            self.check_fetch_limit(second_rip, 1)?;
+            let linear = self.code_linear(second_rip);
+            let second = self.fetch_translate(linear)?;
+            generations[1] = generation(second);
+            pages[1] = second.page_number();
+            if generations[1].is_none() {
+                return self.raise(Fault::Exit(engine::Exit::Failed(format!(
+                    "the guest's vCPU {} executes at guest-physical {second}, where there is no memory",
+                    self.id
+                ))));
+            }
+            self.announce_code(second, 16);
+            let mut both = bytes;
+            both.resize(available + 15, 0);
+            if memory.read(second, &mut both[available..]).is_err() {
+                return self.gp(0);
+            }
+            if !self.mode.is64() {
+                let room = (self.seg[CS].limit as u64).saturating_sub(rip).saturating_add(1);
+                both.truncate(room.min(both.len() as u64) as usize);
+            }
+            ops = decode::decode(self, &both, rip, 1);
+            if ops.is_empty() {
+                return self.gp(0);
+            }
+            len = ops[0].len as u32;
+        }
+        Ok(Block { ops: ops.into(), len, generations, pages })
+    }
+}
+
+/// Keeps the mode in a block's key honest at compile time: it has to fit the guard's low byte.
+const _: () = assert!(size_of::<Mode>() == 1);

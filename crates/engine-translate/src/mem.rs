@@ -1,0 +1,393 @@
+//! The guest's memory accesses: the soft TLB's fast path, and what happens when it misses.
+//!
+//! All addresses are linear (segment base added, masked to 32 bits outside 64-bit mode). Accesses may be unaligned and
+//! cross pages; one that faults has had no effect.
+
+use crate::cpu::Cpu;
+use crate::fault::{Fault, Guest};
+use crate::paging::{Access, Translation};
+use crate::remote::pending;
+use address::{GuestPhys, PAGE_SIZE};
+use engine::Bus;
+use memory::Kind;
+use memory::tracking::granules;
+use std::ptr::NonNull;
+
+/// Values that one instruction loads or stores: plain little-endian integers.
+pub trait Scalar: Copy + Default + 'static {
+    const SIZE: usize;
+    fn to_u128(self) -> u128;
+    fn from_u128(v: u128) -> Self;
+}
+
+macro_rules! scalar {
+    ($($t:ty),*) => {$(
+        impl Scalar for $t {
+            const SIZE: usize = size_of::<$t>();
+            #[inline]
+            fn to_u128(self) -> u128 { self as u128 }
+            #[inline]
+            fn from_u128(v: u128) -> Self { v as $t }
+        }
+    )*};
+}
+scalar!(u8, u16, u32, u64, u128);
+
+/// Where one page of an access goes.
+#[derive(Clone, Copy)]
+enum Target {
+    /// Memory in this process.
+    Host(NonNull<u8>),
+    /// Stores that must be noted: the host address, and the guest-physical one.
+    Tracked(NonNull<u8>, GuestPhys),
+    /// A device, the local APIC or nothing.
+    Device(GuestPhys),
+}
+
+impl Cpu {
+    /// Loads a value with the current privilege.
+    #[inline(always)]
+    pub fn read<T: Scalar>(&mut self, linear: u64) -> Guest<T> {
+        let e = self.tlb.entry(self.tlb_select, linear);
+        if e.read == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 && !self.alignment_check {
+            let p = linear.wrapping_add(e.addend) as *const T;
+            // SAFETY: a matching tag means that the entry maps this page to memory that `shared.memory` keeps alive,
+            // and the access ends within the page.
+            return Ok(unsafe { p.read_unaligned() });
+        }
+        self.read_slow(linear)
+    }
+
+    /// Stores a value with the current privilege.
+    #[inline(always)]
+    pub fn write<T: Scalar>(&mut self, linear: u64, value: T) -> Guest<()> {
+        let e = self.tlb.entry(self.tlb_select, linear);
+        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 && !self.alignment_check {
+            let p = linear.wrapping_add(e.addend) as *mut T;
+            // SAFETY: as in `read`; the write tag also means that plain stores are allowed.
+            unsafe { p.write_unaligned(value) };
+            return Ok(());
+        }
+        self.write_slow(linear, value)
+    }
+
+    /// Loads a value, and stores what `f` makes of it. Nothing happens if the page can't be written. Not atomic.
+    #[inline(always)]
+    pub fn modify<T: Scalar>(&mut self, linear: u64, f: impl FnOnce(&mut Self, T) -> T) -> Guest<()> {
+        let e = self.tlb.entry(self.tlb_select, linear);
+        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 && !self.alignment_check {
+            let p = linear.wrapping_add(e.addend) as *mut T;
+            // SAFETY: as in `write`. `f` does not touch the TLB's memory.
+            unsafe {
+                let value = p.read_unaligned();
+                p.write_unaligned(f(self, value));
+            }
+            return Ok(());
+        }
+        self.probe_write(linear, T::SIZE as u64)?;
+        let value = self.read_slow(linear)?;
+        let new = f(self, value);
+        self.write_slow(linear, new)
+    }
+
+    /// The host address for an access of `len` bytes that a plain host instruction may make (load, store or locked), or
+    /// `None` where it crosses a page or needs care (devices). With `write`, stores through the pointer
+    /// must be followed by [`Cpu::note_host_write`] unless the pointer came with `false` as second part.
+    /// The pointer is good until the next access through this `Cpu`.
+    pub fn host_pointer(&mut self, linear: u64, len: u64, write: bool) -> Guest<Option<(*mut u8, bool)>> {
+        let e = *self.tlb.entry(self.tlb_select, linear);
+        let tag = if write { e.write } else { e.read };
+        let fits = linear & 0xfff <= PAGE_SIZE.saturating_sub(len);
+        if tag == self.tlb.tag(linear) && fits && !self.alignment_check {
+            return Ok(Some((linear.wrapping_add(e.addend) as *mut u8, false)));
+        }
+        if !fits {
+            if write {
+                self.probe_write(linear, len)?;
+            } else {
+                self.target(linear, len, false)?;
+            }
+            return Ok(None);
+        }
+        self.check_alignment(linear, len)?;
+        Ok(match self.target(linear, len, write)? {
+            Target::Host(p) => Some((p.as_ptr(), false)),
+            Target::Tracked(p, _) => Some((p.as_ptr(), true)),
+            Target::Device(_) => None,
+        })
+    }
+
+    /// After a store through [`Cpu::host_pointer`] that asked for it.
+    pub fn note_host_write(&mut self, linear: u64, len: u64) {
+        if let Ok(Target::Tracked(_, physical)) = self.target_for(linear, len, true, self.tlb_select) {
+            self.note_write(physical, len);
+        }
+    }
+
+    /// Faults if `len` bytes (at most a page) at `linear` can't be written; has no other effect.
+    pub fn probe_write(&mut self, linear: u64, len: u64) -> Guest<()> {
+        self.check_alignment(linear, len)?;
+        self.for_pages(linear, len, true, |_, _, _| Ok(()))
+    }
+
+    /// Loads `out.len()` bytes, at most 4096.
+    pub fn read_bytes(&mut self, linear: u64, out: &mut [u8]) -> Guest<()> {
+        self.read_bytes_as(linear, out, self.tlb_select)
+    }
+    /// Stores `data.len()` bytes, at most 4096. All or nothing.
+    pub fn write_bytes(&mut self, linear: u64, data: &[u8]) -> Guest<()> {
+        self.write_bytes_as(linear, data, self.tlb_select)
+    }
+
+    /// Loads a value as the processor itself does (descriptor tables, TSS, task and interrupt stacks of ring 0): supervisor
+    /// privilege whatever the CPL; SMAP applies unless AC is set at CPL < 3.
+    pub fn system_read<T: Scalar>(&mut self, linear: u64) -> Guest<T> {
+        let mut b = [0u8; 16];
+        self.read_bytes_as(linear, &mut b[..T::SIZE], crate::tlb::SUPERVISOR)?;
+        Ok(T::from_u128(u128::from_le_bytes(b)))
+    }
+    /// The store that goes with [`Cpu::system_read`].
+    pub fn system_write<T: Scalar>(&mut self, linear: u64, value: T) -> Guest<()> {
+        self.write_bytes_as(linear, &value.to_u128().to_le_bytes()[..T::SIZE], crate::tlb::SUPERVISOR)
+    }
+
+    /// Loads bytes with the privilege of one of the TLBs.
+    pub fn read_bytes_as(&mut self, linear: u64, out: &mut [u8], select: u8) -> Guest<()> {
+        let mut targets = [None; 2];
+        let mut n = 0;
+        self.for_pages_as(linear, out.len() as u64, false, select, |_, t, len| {
+            targets[n] = Some((t, len as usize));
+            n += 1;
+            Ok(())
+        })?;
+        let mut at = 0;
+        for (target, len) in targets.into_iter().flatten() {
+            let part = &mut out[at..at + len];
+            match target {
+                // SAFETY: `target` gave memory valid for `len` bytes within one page.
+                Target::Host(p) | Target::Tracked(p, _) => unsafe {
+                    std::ptr::copy_nonoverlapping(p.as_ptr(), part.as_mut_ptr(), len)
+                },
+                Target::Device(a) => self.device_read(a, part)?,
+            }
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Stores bytes with the privilege of one of the TLBs. All or nothing.
+    pub fn write_bytes_as(&mut self, linear: u64, data: &[u8], select: u8) -> Guest<()> {
+        let mut targets = [None; 2];
+        let mut n = 0;
+        self.for_pages_as(linear, data.len() as u64, true, select, |_, t, len| {
+            targets[n] = Some((t, len as usize));
+            n += 1;
+            Ok(())
+        })?;
+        let mut at = 0;
+        for (target, len) in targets.into_iter().flatten() {
+            let part = &data[at..at + len];
+            match target {
+                Target::Host(p) | Target::Tracked(p, _) => {
+                    store(p, part);
+                    if let Target::Tracked(_, physical) = target {
+                        self.note_write(physical, len as u64);
+                    }
+                }
+                Target::Device(a) => self.device_write(a, part)?,
+            }
+            at += len;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_slow<T: Scalar>(&mut self, linear: u64) -> Guest<T> {
+        self.check_alignment(linear, T::SIZE as u64)?;
+        let mut b = [0u8; 16];
+        self.read_bytes(linear, &mut b[..T::SIZE])?;
+        Ok(T::from_u128(u128::from_le_bytes(b)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_slow<T: Scalar>(&mut self, linear: u64, value: T) -> Guest<()> {
+        self.check_alignment(linear, T::SIZE as u64)?;
+        self.write_bytes(linear, &value.to_u128().to_le_bytes()[..T::SIZE])
+    }
+
+    /// #AC where alignment is checked (SDM 3A 6.15, interrupt 17).
+    fn check_alignment(&mut self, linear: u64, len: u64) -> Guest<()> {
+        if self.alignment_check && len.is_power_of_two() && linear & (len - 1) != 0 {
+            return self.exception(x86::Exception::with_code(x86::Vector::AC, 0));
+        }
+        Ok(())
+    }
+
+    fn for_pages(
+        &mut self,
+        linear: u64,
+        len: u64,
+        write: bool,
+        f: impl FnMut(&mut Self, Target, u64) -> Guest<()>,
+    ) -> Guest<()> {
+        self.for_pages_as(linear, len, write, self.tlb_select, f)
+    }
+
+    /// Translates the one or two pages of an access and calls `f` for each. `len` is at most a page.
+    fn for_pages_as(
+        &mut self,
+        linear: u64,
+        len: u64,
+        write: bool,
+        select: u8,
+        mut f: impl FnMut(&mut Self, Target, u64) -> Guest<()>,
+    ) -> Guest<()> {
+        let first = len.min(PAGE_SIZE - (linear & 0xfff));
+        let target = self.target_for(linear, first, write, select)?;
+        if first == len {
+            return f(self, target, len);
+        }
+        let mask = if self.mode.is64() { u64::MAX } else { 0xffff_ffff };
+        let second = self.target_for(linear.wrapping_add(first) & mask, (len - first).min(PAGE_SIZE), write, select)?;
+        f(self, target, first)?;
+        f(self, second, len - first)
+    }
+
+    fn target(&mut self, linear: u64, len: u64, write: bool) -> Guest<Target> {
+        self.target_for(linear, len.min(PAGE_SIZE - (linear & 0xfff)), write, self.tlb_select)
+    }
+
+    /// Walks the page tables for one access within a page, fills the TLB and says where the access goes.
+    fn target_for(&mut self, linear: u64, len: u64, write: bool, select: u8) -> Guest<Target> {
+        // RIP-relative to nothing: a canonical address repeats bit 47 above it (SDM 1 3.3.7.1).
+        if self.long_mode() && (linear as i64) << 16 >> 16 != linear as i64 {
+            return self.raise(Fault::NonCanonical);
+        }
+        let t = self.translate(linear, Access { write, fetch: false, select })?;
+        let physical = GuestPhys(t.physical);
+        let memory = self.shared.memory.clone();
+        let Some(region) = memory.region_at(physical).filter(|_| !self.is_apic_page(physical)) else {
+            return Ok(Target::Device(physical));
+        };
+        if write && region.kind() == Kind::Rom {
+            return Ok(Target::Device(physical));
+        }
+        let offset = physical.0 - region.base().0;
+        let page = region.page((offset / PAGE_SIZE) as usize);
+        // SAFETY: the offset lies in the region.
+        let host = unsafe { region.host().add(offset as usize) };
+        let logging = memory.logging();
+        let code = page.has_code();
+        if write && self.executing.contains(&physical.page_number()) && !self.single {
+            let mask = granules(physical.page_offset(), len);
+            if page.code() & mask != 0 {
+                return self.raise(Fault::Restart);
+            }
+        }
+        if write && logging {
+            memory.mark_dirty(physical);
+        }
+        let plain_writes = t.writable && region.kind() == Kind::Ram && !code && (!logging || write);
+        self.fill(linear, select, &t, host, plain_writes);
+        if plain_writes && page.has_code() {
+            // Another vCPU announced code between our look and the new entry; its shootdown may be over already.
+            self.tlb.entry_mut(select, linear).write = 0;
+        }
+        Ok(if write && code { Target::Tracked(host, physical) } else { Target::Host(host) })
+    }
+
+    fn fill(&mut self, linear: u64, select: u8, t: &Translation, host: NonNull<u8>, plain_writes: bool) {
+        let tag = self.tlb.tag(linear);
+        let e = self.tlb.entry_mut(select, linear);
+        e.read = tag;
+        e.write = if plain_writes { tag } else { 0 };
+        e.addend = (host.as_ptr() as u64).wrapping_sub(linear);
+        e.physical_page = t.physical >> 12;
+    }
+
+    /// A store went to a page with decoded code.
+    fn note_write(&mut self, physical: GuestPhys, len: u64) {
+        self.shared.memory.note_write(physical, len);
+    }
+
+    /// Announces that `len` bytes at `physical` (within a page) are about to be decoded, and makes sure that no vCPU writes to them unnoticed.
+    pub(crate) fn announce_code(&mut self, physical: GuestPhys, len: u64) {
+        let memory = self.shared.memory.clone();
+        let Some(region) = memory.region_at(physical) else { return };
+        let page = region.page(((physical.0 - region.base().0) / PAGE_SIZE) as usize);
+        let mask = granules(physical.page_offset(), len);
+        if page.code() & mask == mask {
+            return;
+        }
+        if page.announce_code(mask) {
+            self.tlb.forbid_writes(physical.page_number());
+            if self.shared.vcpus > 1 {
+                let (shared, id) = (self.shared.clone(), self.id);
+                shared.flush_others(Some(id), || self.service_flush());
+            }
+        }
+    }
+
+    /// Serves a TLB shootdown from another thread.
+    pub(crate) fn service_flush(&mut self) {
+        if let Some(number) = self.remote.flush_wanted() {
+            self.tlb.flush();
+            self.remote.flush_finished(number);
+        }
+    }
+
+    /// Calls the board. The vCPU counts as outside the guest meanwhile: no host pointer may be kept across this.
+    pub fn outside<R>(&mut self, f: impl FnOnce(&dyn Bus) -> R) -> Option<R> {
+        let bus = self.bus?;
+        self.remote.leave();
+        // SAFETY: `bus` is set for the duration of `run`, from the reference that `run` was given.
+        let r = f(unsafe { bus.as_ref() });
+        self.remote.enter();
+        self.service_flush();
+        Some(r)
+    }
+
+    fn device_read(&mut self, address: GuestPhys, out: &mut [u8]) -> Guest<()> {
+        if self.is_apic_page(address) {
+            return self.apic_mmio_read(address.page_offset(), out);
+        }
+        for (i, part) in out.chunks_mut(8).enumerate() {
+            part.fill(0xff);
+            self.outside(|bus| bus.mmio_read(address.wrapping_add(i as u64 * 8), part));
+        }
+        Ok(())
+    }
+
+    fn device_write(&mut self, address: GuestPhys, data: &[u8]) -> Guest<()> {
+        if self.is_apic_page(address) {
+            return self.apic_mmio_write(address.page_offset(), data);
+        }
+        for (i, part) in data.chunks(8).enumerate() {
+            self.outside(|bus| bus.mmio_write(address.wrapping_add(i as u64 * 8), part));
+        }
+        Ok(())
+    }
+
+    /// Sets a pending bit on the vCPU's own thread.
+    pub fn recheck(&self) {
+        self.remote.pending.fetch_or(pending::RECHECK, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+/// Stores bytes to memory that the guest's other processors may be reading: scalars in one access.
+fn store(p: NonNull<u8>, data: &[u8]) {
+    // SAFETY: the caller's target is valid for `data.len()` bytes within one page.
+    unsafe {
+        match *data {
+            [b] => p.as_ptr().write(b),
+            [a, b] => p.as_ptr().cast::<u16>().write_unaligned(u16::from_le_bytes([a, b])),
+            [a, b, c, d] => p.as_ptr().cast::<u32>().write_unaligned(u32::from_le_bytes([a, b, c, d])),
+            [a, b, c, d, e, f, g, h] => {
+                p.as_ptr().cast::<u64>().write_unaligned(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+            }
+            _ => std::ptr::copy_nonoverlapping(data.as_ptr(), p.as_ptr(), data.len()),
+        }
+    }
+}
