@@ -21,8 +21,11 @@ pub mod mem;
 pub mod op;
 pub mod paging;
 pub mod remote;
+pub mod reset;
 pub mod run;
 pub mod system;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tlb;
 pub mod vector;
 pub mod vm;

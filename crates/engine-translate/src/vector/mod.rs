@@ -6,6 +6,7 @@ use crate::op::Op;
 use iced_x86::Instruction;
 
 /// The guest's FPU and vector state, in XSAVE's standard format (SDM 1 13.4).
+#[derive(Default)]
 pub struct VectorState {}
 
 /// Chooses the handler for a vector, x87 or other natively run instruction.
