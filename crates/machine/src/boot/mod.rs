@@ -3,16 +3,28 @@
 //! One file per protocol. A loader trusts nothing in the image: every offset and size in it is checked against the
 //! file, every address against RAM and against what else has been placed.
 
+pub mod bzimage;
+pub mod elf_image;
+pub mod entry;
 pub mod error;
+pub mod fields;
+pub mod layout;
+pub mod multiboot;
+pub mod pvh;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use error::Error;
 
-use crate::pc::memory_map::MemoryMap;
+use crate::pc::memory_map::{CONVENTIONAL_END, MemoryMap};
+use elf_image::ElfImage;
 use memory::GuestMemory;
 
 /// What is booted, read whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
+    /// As the user calls it: the first word of a Multiboot kernel's command line.
+    pub kernel_name: &'a str,
     pub kernel: &'a [u8],
     pub modules: &'a [ModuleBytes<'a>],
     pub command_line: &'a str,
@@ -34,7 +46,91 @@ pub struct Platform<'a> {
     pub rsdp: u64,
 }
 
-/// Loads a kernel of any protocol; gives the boot processor's registers at its entry.
-pub fn load(_platform: Platform<'_>, _files: Files<'_>) -> Result<x86::State, Error> {
+/// Loads a kernel of any protocol; gives the boot processor's registers at its entry. The order is QEMU's, so that
+/// what people boot there boots the same way here.
+pub fn load(platform: Platform<'_>, files: Files<'_>) -> Result<x86::State, Error> {
+    let kernel = files.kernel;
+    if let Some(header) = multiboot::find(kernel) {
+        return multiboot::load(platform, files, header);
+    }
+    for m in files.modules {
+        warn_of_odd_initrd(m.bytes);
+    }
+    if bzimage::is(kernel) {
+        return bzimage::load(platform, files);
+    }
+    if elf_image::is(kernel) {
+        let image = ElfImage::parse(kernel)?;
+        let entry = pvh::entry_point(&image).ok_or(Error::NotAKernel)?;
+        return pvh::load(platform, files, &image, entry);
+    }
     Err(Error::NotAKernel)
+}
+
+/// The command line, refused when longer than `most` bytes or with a NUL in it.
+fn checked_command_line(line: &str, most: usize) -> Result<&str, Error> {
+    match line.len() {
+        _ if line.contains('\0') => Err(Error::CommandLineNul),
+        len if len > most => Err(Error::CommandLineTooLong { len, most }),
+        _ => Ok(line),
+    }
+}
+
+/// What Linux takes as an initial RAM disk begins with one of these: cpio, gzip, bzip2, xz, lzma, lzo, lz4, zstd.
+const INITRD_MAGICS: [&[u8]; 9] = [
+    b"0707",
+    b"\x1f\x8b",
+    b"\x1f\x9e",
+    b"BZh",
+    b"\xfd7zXZ\0",
+    b"\x5d\0\0",
+    b"\x89LZO",
+    b"\x02\x21\x4c\x18",
+    b"\x28\xb5\x2f\xfd",
+];
+
+/// Whether a Linux kernel would know `bytes` as an initial RAM disk by their beginning.
+pub fn looks_like_initrd(bytes: &[u8]) -> bool {
+    INITRD_MAGICS.iter().any(|m| bytes.starts_with(m))
+}
+
+fn warn_of_odd_initrd(bytes: &[u8]) {
+    // A plain filesystem image is possible too, so this is no error.
+    if !looks_like_initrd(bytes) {
+        log::warn!(
+            "the initrd ({} bytes) begins like no cpio archive and no compressed one: is it the right file, and whole?",
+            bytes.len()
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testing::{Board, files};
+
+    #[test]
+    fn file_that_is_no_kernel_is_told_what_was_looked_for() {
+        let b = Board::new(4 << 20);
+        for kernel in [&b""[..], b"#!/bin/sh\n", &[0; 9000]] {
+            let e = load(b.platform(), files(kernel)).unwrap_err().to_string();
+            assert!(e.contains("Multiboot") && e.contains("HdrS") && e.contains("PVH"), "{e}");
+        }
+    }
+
+    #[test]
+    fn initrd_magics_are_known() {
+        assert!(looks_like_initrd(b"070701") && looks_like_initrd(b"\x1f\x8b\x08"));
+        assert!(!looks_like_initrd(b"") && !looks_like_initrd(b"<html>"));
+    }
+
+    /// Set to the path of a kernel to try its loading by hand.
+    #[test]
+    #[ignore = "needs a kernel named in AUBERGE_KERNEL"]
+    fn real_kernel_is_loaded() {
+        let kernel = std::fs::read(std::env::var("AUBERGE_KERNEL").unwrap()).unwrap();
+        let b = Board::new(512 << 20);
+        let s = load(b.platform(), files(&kernel)).unwrap();
+        println!("entry {:#x}, first bytes {:x?}", s.rip, b.read(s.rip, 16));
+    }
 }

@@ -50,7 +50,12 @@ impl PcBoard {
         let modules: Vec<_> =
             modules.iter().map(|(bytes, command_line)| ModuleBytes { bytes, command_line }).collect();
         let platform = Platform { memory: &self.memory, map: &self.map, rsdp: 0 };
-        let files = Files { kernel: &kernel, modules: &modules, command_line: &boot.command_line };
+        let files = Files {
+            kernel_name: boot.kernel.name(),
+            kernel: &kernel,
+            modules: &modules,
+            command_line: &boot.command_line,
+        };
         boot::load(platform, files)
             .map_err(|source| Error::Boot { name: boot.kernel.name().to_string(), source })
     }
