@@ -1,1 +1,51 @@
-fn main() {}
+//! `cargo xtask`: everything a person or CI runs. One file per command.
+#![deny(unsafe_code)]
+
+mod bench;
+mod demo;
+mod fuzz;
+mod guest_script;
+mod guests;
+mod host;
+mod progress;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask", about = "Everything a person or CI runs on Auberge")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot a Debian kernel in Auberge and sit down at its shell
+    Demo(demo::Args),
+    /// Check formatting, lints and licences, then run every test
+    Test(test::Args),
+    /// Fetch and build the guests that the demo and the tests boot
+    Guests(guests::Args),
+    /// Measure Auberge against QEMU's TCG
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Build a fuzz target and run it for a while
+    Fuzz(fuzz::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Guests(args) => guests::run(&args),
+        Command::Bench(bench) => bench::run(&bench),
+        Command::Fuzz(args) => fuzz::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

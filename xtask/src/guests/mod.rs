@@ -1,0 +1,259 @@
+//! `cargo xtask guests`: the guests that the demo, the tests and the benchmarks boot.
+//!
+//! Below `target/guests` (or `$AUBERGE_GUESTS`):
+//! `amd64/` and `i386/` hold `vmlinuz` and `initrd.img` (i386 also `vmlinuz-686` and `initrd-686.img`, the kernel
+//! without PAE), `kernels/` the test kernels of `guests/kernels` and Debian's memtest86+; `packages/` keeps what was
+//! downloaded, and `apt/` apt's state.
+
+mod applets;
+mod apt;
+mod assembly;
+mod cpio;
+mod initrd;
+mod modules;
+mod store;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::host;
+use crate::progress::Step;
+use apt::Apt;
+use store::{Lock, Manifest, Store};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only the guests of this architecture
+    #[arg(long, value_enum, default_value_t = Choice::All)]
+    arch: Choice,
+    /// List what is there and where it comes from; fetch nothing
+    #[arg(long)]
+    list: bool,
+    /// Ask Debian for newer packages, even though the guests are whole
+    #[arg(long)]
+    update: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Choice {
+    Amd64,
+    I386,
+    All,
+}
+
+/// A guest's architecture, by Debian's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Arch {
+    Amd64,
+    I386,
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Arch::Amd64 => "amd64",
+            Arch::I386 => "i386",
+        })
+    }
+}
+
+/// One of Debian's kernels for an architecture.
+struct Flavour {
+    /// The meta-package that names today's kernel package.
+    meta: &'static str,
+    kernel: &'static str,
+    initrd: &'static str,
+}
+
+impl Arch {
+    fn flavours(self) -> &'static [Flavour] {
+        match self {
+            Arch::Amd64 => {
+                &[Flavour { meta: "linux-image-cloud-amd64", kernel: "vmlinuz", initrd: "initrd.img" }]
+            }
+            Arch::I386 => &[
+                Flavour { meta: "linux-image-686-pae", kernel: "vmlinuz", initrd: "initrd.img" },
+                Flavour { meta: "linux-image-686", kernel: "vmlinuz-686", initrd: "initrd-686.img" },
+            ],
+        }
+    }
+}
+
+/// A kernel and its first root file system.
+#[derive(Debug)]
+pub struct Guest {
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let folder = host::guests_folder();
+    if args.list {
+        return list(&folder);
+    }
+    let archs: &[Arch] = match args.arch {
+        Choice::Amd64 => &[Arch::Amd64],
+        Choice::I386 => &[Arch::I386],
+        Choice::All => &[Arch::Amd64, Arch::I386],
+    };
+    if args.update {
+        for part in ["packages", "apt"] {
+            let path = folder.join(part);
+            if path.exists() {
+                std::fs::remove_dir_all(&path)?;
+            }
+        }
+    }
+    let mut maker = Maker::new(folder.clone(), args.update)?;
+    for &arch in archs {
+        maker.debian(arch)?;
+    }
+    maker.kernels()?;
+    list(&folder)
+}
+
+/// The default guest of `arch`, made now when it is not there yet.
+pub fn ensure(arch: Arch) -> Result<Guest> {
+    let mut maker = Maker::new(host::guests_folder(), false)?;
+    let store = maker.debian(arch)?;
+    Ok(Guest { kernel: store.path("vmlinuz"), initrd: store.path("initrd.img") })
+}
+
+/// Every guest; gives the folder they lie in.
+pub fn ensure_all() -> Result<PathBuf> {
+    let mut maker = Maker::new(host::guests_folder(), false)?;
+    maker.debian(Arch::Amd64)?;
+    maker.debian(Arch::I386)?;
+    maker.kernels()?;
+    Ok(maker.folder)
+}
+
+fn list(folder: &Path) -> Result<ExitCode> {
+    println!("{}", folder.display());
+    for part in ["amd64", "i386", "kernels"] {
+        let Ok(text) = std::fs::read(folder.join(part).join("manifest.json")) else {
+            println!("  {part}: not there; cargo xtask guests makes it");
+            continue;
+        };
+        let manifest: Manifest = serde_json::from_slice(&text)?;
+        println!("  {part}: from {}", manifest.sources.join(", "));
+        for (name, size) in manifest.sizes() {
+            println!("    {name:20} {:>8} KiB", size.div_ceil(1024));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes guests, with what that needs opened when first needed.
+struct Maker {
+    folder: PathBuf,
+    apt: Option<Apt>,
+    remake: bool,
+    _lock: Lock,
+}
+
+impl Maker {
+    fn new(folder: PathBuf, remake: bool) -> Result<Maker> {
+        let lock = Lock::take(&folder)?;
+        Ok(Maker { folder, apt: None, remake, _lock: lock })
+    }
+
+    /// A package's file, downloaded unless it was before; `meta` is resolved to the package it stands for.
+    fn package(&mut self, name: &str, arch: Arch, meta: bool) -> Result<PathBuf> {
+        let packages = self.folder.join("packages");
+        std::fs::create_dir_all(&packages)?;
+        let kept = packages.join(format!("{name}_{arch}.deb"));
+        if kept.exists() {
+            return Ok(kept);
+        }
+        let _step = Step::begin(format!("Downloading Debian's {name} ({arch})"));
+        let apt = match &mut self.apt {
+            Some(apt) => apt,
+            none => none.insert(Apt::open(&self.folder.join("apt"))?),
+        };
+        let package = if meta { apt.resolve(name, arch)? } else { name.to_owned() };
+        let file = apt.download(&package, arch, &packages)?;
+        if file != kept {
+            std::fs::rename(&file, &kept)?;
+        }
+        Ok(kept)
+    }
+
+    /// Debian's kernels of `arch`, each with an initrd.
+    fn debian(&mut self, arch: Arch) -> Result<Store> {
+        let store = Store::open(self.folder.join(arch.to_string()))?;
+        let recipe = store::sha256(
+            &[initrd::recipe(), assembly::recipe()?, include_bytes!("mod.rs").to_vec()].concat(),
+        );
+        let names: Vec<_> =
+            arch.flavours().iter().flat_map(|flavour| [flavour.kernel, flavour.initrd]).collect();
+        if !self.remake && store.current(&recipe, &names).is_some() {
+            return Ok(store);
+        }
+        let work = tempfile::tempdir_in(&self.folder)?;
+        let busybox = work.path().join("busybox");
+        let package = self.package("busybox-static", arch, false)?;
+        apt::unpack(&package, &busybox)?;
+        let mut sources = vec![version(&package)?];
+        let debug_exit = assembly::debug_exit(arch)?;
+        let mut files = Vec::new();
+        for flavour in arch.flavours() {
+            let package = self.package(flavour.meta, arch, true)?;
+            let _step = Step::begin(format!("Making {arch}/{}", flavour.initrd));
+            let unpacked = work.path().join(flavour.meta);
+            apt::unpack(&package, &unpacked)?;
+            sources.push(version(&package)?);
+            files.push((flavour.kernel, read_beginning_with(&unpacked.join("boot"), "vmlinuz-")?));
+            files.push((flavour.initrd, initrd::build(&unpacked, &busybox, &debug_exit)?));
+        }
+        store.replace(&recipe, sources, &borrowed(&files))?;
+        Ok(store)
+    }
+
+    /// The test kernels, and memtest86+ for both architectures.
+    fn kernels(&mut self) -> Result<()> {
+        const MEMTEST: [&str; 2] = ["memtest86+x64.bin", "memtest86+ia32.bin"];
+        let store = Store::open(self.folder.join("kernels"))?;
+        let recipe = store::sha256(&[assembly::recipe()?, include_bytes!("mod.rs").to_vec()].concat());
+        let names: Vec<_> = assembly::kernel_names().chain(MEMTEST).collect();
+        if !self.remake && store.current(&recipe, &names).is_some() {
+            return Ok(());
+        }
+        let package = self.package("memtest86+", Arch::Amd64, false)?;
+        let _step = Step::begin("Making the test kernels");
+        let work = tempfile::tempdir_in(&self.folder)?;
+        apt::unpack(&package, work.path())?;
+        let mut files = assembly::kernels()?;
+        for name in MEMTEST {
+            files.push((name, read_beginning_with(&work.path().join("boot"), name)?));
+        }
+        let sources = vec!["guests/kernels".to_owned(), version(&package)?];
+        store.replace(&recipe, sources, &borrowed(&files))?;
+        Ok(())
+    }
+}
+
+fn borrowed<'a>(files: &'a [(&'a str, Vec<u8>)]) -> Vec<(&'a str, &'a [u8])> {
+    files.iter().map(|(name, contents)| (*name, contents.as_slice())).collect()
+}
+
+/// A package's name and version, from the package.
+fn version(package: &Path) -> Result<String> {
+    let mut show = std::process::Command::new("dpkg-deb");
+    show.args(["--show", "--showformat=${Package} ${Version}"]).arg(package);
+    host::output(&mut show, &format!("read {}", package.display()))
+}
+
+/// The contents of the one file in `folder` whose name begins with `prefix`.
+fn read_beginning_with(folder: &Path, prefix: &str) -> Result<Vec<u8>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("there is no {}", folder.display()))?;
+    let file = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
+        .with_context(|| format!("there is no {prefix} in {}", folder.display()))?;
+    std::fs::read(&file).with_context(|| format!("could not read {}", file.display()))
+}
