@@ -3,5 +3,7 @@
 //! A device knows nothing of engines or boards: it gets registers accesses, and drives what [`wiring`] gives it.
 
 pub mod legacy;
+pub mod pci;
 pub mod testing;
+pub mod virtio;
 pub mod wiring;

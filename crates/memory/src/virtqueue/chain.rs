@@ -124,6 +124,13 @@ impl<'a> Cursor<'a> {
     }
 }
 
+impl Cursor<'_> {
+    fn skip(&mut self, len: u64) -> Result<u64> {
+        let len = usize::try_from(len.min(self.left)).unwrap_or(usize::MAX);
+        Ok(self.advance(len, |_, _| Ok(()))? as u64)
+    }
+}
+
 /// Reads a chain's readable bytes in order.
 #[derive(Clone, Debug)]
 pub struct Reader<'a>(Cursor<'a>);
@@ -137,6 +144,10 @@ impl Reader<'_> {
     pub fn read(&mut self, out: &mut [u8]) -> Result<usize> {
         let memory = self.0.memory;
         self.0.advance(out.len(), |at, range| Ok(memory.read(at, &mut out[range])?))
+    }
+    /// Passes over up to `len` bytes; gives the number of bytes.
+    pub fn skip(&mut self, len: u64) -> Result<u64> {
+        self.0.skip(len)
     }
     /// Fills all of `out`, or reads nothing and is [`Error::Short`].
     pub fn read_exact(&mut self, out: &mut [u8]) -> Result<()> {
@@ -172,9 +183,8 @@ impl Writer<'_> {
     }
     /// Leaves up to `len` bytes as they are; gives the number of bytes.
     pub fn skip(&mut self, len: u64) -> Result<u64> {
-        let len = usize::try_from(len.min(self.cursor.left)).unwrap_or(usize::MAX);
-        let n = self.cursor.advance(len, |_, _| Ok(()))?;
+        let n = self.cursor.skip(len)?;
         self.written = self.written.saturating_add(n as u32);
-        Ok(n as u64)
+        Ok(n)
     }
 }
