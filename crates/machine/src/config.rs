@@ -88,14 +88,21 @@ pub enum OnReset {
 }
 
 /// Where bytes that the guest sends go: a console, a debug port. Called on vCPU threads with the device locked, so
-/// it returns soon and never waits without bound for a reader; what it can't place it drops.
+/// it never blocks, and never calls the machine back.
 pub trait Output: Send + Sync {
-    fn write(&self, bytes: &[u8]);
+    /// Takes what it has room for and gives how many bytes that were; an output that would rather lose bytes than
+    /// hold the guest up takes all. The console's rest is offered again after [`crate::PcHandle::console_output_ready`];
+    /// a debug port's is lost.
+    fn write(&self, bytes: &[u8]) -> usize;
+    /// The console's receiver has room again after [`crate::PcHandle::console_input`] took less than it was given.
+    fn input_room(&self) {}
 }
 
 /// An output that keeps nothing.
 impl Output for () {
-    fn write(&self, _bytes: &[u8]) {}
+    fn write(&self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
 }
 
 /// A whole `pc` machine.

@@ -38,6 +38,8 @@ impl PcBoard {
         bytes.len()
     }
 
+    pub(super) fn console_output_ready(&self) {}
+
     /// Reads the kernel and modules anew and loads them.
     fn load_kernel(&self) -> Result<x86::State> {
         let boot = &self.config.boot;

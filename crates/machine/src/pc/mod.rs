@@ -1,6 +1,7 @@
 //! The `pc` board: an i440FX/PIIX-like machine that boots a kernel directly.
 
 pub mod board;
+pub mod io_map;
 pub mod memory_map;
 
 use crate::config::{Ending, OnReset, PcConfig};
@@ -85,6 +86,10 @@ impl PcHandle {
     /// Bytes for the guest's COM1. Gives how many were taken: the UART's receiver is bounded, offer the rest later.
     pub fn console_input(&self, bytes: &[u8]) -> usize {
         self.board.console_input(bytes)
+    }
+    /// The console's [`crate::Output`] has room again after it took less than it was given.
+    pub fn console_output_ready(&self) {
+        self.board.console_output_ready();
     }
     pub fn status(&self) -> Status {
         self.control.status()
