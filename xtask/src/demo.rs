@@ -1,6 +1,346 @@
-use std::process::ExitCode;
+//! `cargo xtask demo`: a Debian kernel in Auberge, with a person at its shell or a command run in it.
+
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::guest_script::{self, Extractor, State};
+use crate::guests::{self, Arch, Guest};
+use crate::host;
+use crate::progress::Step;
+
+const NAME: &str = "demo";
+/// How long a guest or a daemon that was asked to end may take to do so.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What runs when there is no terminal and no command was given.
+const DEFAULT_SCRIPT: &str = "uname -a";
+
 #[derive(clap::Args)]
-pub struct Args {}
-pub fn run(_: &Args) -> anyhow::Result<ExitCode> {
+#[command(
+    after_help = "At the shell, `poweroff` or a line that begins with `~.` ends the demo. With CMD, or without \
+                        a terminal (then CMD is `uname -a`), the command runs in the guest, its output is printed, the \
+                        guest is switched off, and the demo exits with the command's status."
+)]
+pub struct Args {
+    /// The guest's architecture
+    #[arg(long, value_enum, default_value_t = Arch::Amd64)]
+    arch: Arch,
+    /// The guest's processors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u32,
+    /// The guest's memory
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    memory: String,
+    /// Boot this kernel and fetch nothing from Debian
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The first root file system of that kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// Run this in the guest; a single argument is a shell script
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let script = match args.command.as_slice() {
+        [] if terminal => None,
+        [] => Some(DEFAULT_SCRIPT.to_owned()),
+        command => Some(guest_script::quote(command)),
+    };
+    // Before the long work: a command that does not fit is known at once.
+    let token = guest_script::random_token()?;
+    let words = script.map(|script| guest_script::words(&script, &token)).transpose()?;
+    let (kernel, initrd) = match &args.kernel {
+        Some(kernel) => (kernel.clone(), args.initrd.clone()),
+        None => {
+            let Guest { kernel, initrd } = guests::ensure(args.arch)?;
+            (kernel, Some(initrd))
+        }
+    };
+    let programs = host::build_release()?;
+    let machine = Machine { programs, kernel, initrd, memory: args.memory.clone(), cpus: args.cpus };
+    let ends = Ends::install()?;
+    match words {
+        Some(words) => run_script(&machine, &words, &token, &ends),
+        None => attach(&machine, &ends),
+    }
+}
+
+struct Machine {
+    programs: PathBuf,
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+    memory: String,
+    cpus: u32,
+}
+
+impl Machine {
+    /// `vmctl WORD...` for this machine with `cmdline` for its kernel.
+    fn vmctl(&self, words: &[&str], cmdline: &str) -> Command {
+        let mut command = Command::new(self.programs.join("vmctl"));
+        command.args(words).arg("-b").arg(&self.kernel).args(["--cmdline", cmdline, "-m", &self.memory]);
+        command.args(["-p", &self.cpus.to_string()]);
+        if let Some(initrd) = &self.initrd {
+            command.arg("--initrd").arg(initrd);
+        }
+        command.arg(NAME);
+        command
+    }
+}
+
+/// Runs a script in the guest under `vmctl run`: its output on ours, its status ours.
+fn run_script(machine: &Machine, words: &str, token: &str, ends: &Ends) -> Result<ExitCode> {
+    let mut command = machine.vmctl(&["run"], &format!("console=ttyS0 quiet {words}"));
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("vmctl did not start")?;
+    ends.watch(&child);
+    let mut step = Some(Step::begin(format!("Booting {}", machine.kernel.display())));
+    let mut console = child.stdout.take().context("vmctl has no output")?;
+    let mut extractor = Extractor::new(token);
+    let mut last = Tail::default();
+    let mut buffer = [0; 4096];
+    loop {
+        let count = console.read(&mut buffer).context("could not read the guest's console")?;
+        if count == 0 {
+            break;
+        }
+        let output = extractor.feed(&buffer[..count]);
+        if extractor.state() == State::Booting {
+            last.push(&buffer[..count]);
+            if last.contains("Kernel panic - not syncing") {
+                break;
+            }
+        } else {
+            step = None;
+        }
+        std::io::stdout().write_all(&output).and_then(|()| std::io::stdout().flush())?;
+        if matches!(extractor.state(), State::Ended(_)) {
+            break;
+        }
+    }
+    drop(step);
+    // What the guest still has to say must not fill the pipe while it is switching itself off.
+    std::thread::spawn(move || std::io::copy(&mut console, &mut std::io::sink()));
+    let state = extractor.state();
+    let ended = matches!(state, State::Ended(_));
+    let vmctl = wait_or_end(&mut child, if ended { PATIENCE } else { Duration::from_secs(2) })?;
+    std::io::stdout().write_all(&extractor.finish())?;
+    match state {
+        State::Ended(status) => Ok(ExitCode::from(status)),
+        _ if ends.asked() => Ok(ExitCode::from(130)),
+        State::Running => bail!("the guest ended before the command did (vmctl: {vmctl})"),
+        State::Booting => {
+            bail!(
+                "the guest ended before it ran the command (vmctl: {vmctl}); its console's end:\n{}",
+                last.text()
+            )
+        }
+    }
+}
+
+/// Starts a daemon of this demo's own and a machine in it, and leaves the terminal to `vmctl` until the person or the
+/// guest leaves.
+fn attach(machine: &Machine, ends: &Ends) -> Result<ExitCode> {
+    let folder = tempfile::Builder::new().prefix("auberge-demo-").tempdir()?;
+    let socket = folder.path().join("vmd.sock");
+    let mut daemon = Daemon::start(&machine.programs, &socket, &folder.path().join("vmd.log"))?;
+    let cmdline = match std::env::var("TERM") {
+        // Linux gives init what looks like NAME=VALUE and isn't its own.
+        Ok(term) if term.bytes().all(|byte| byte.is_ascii_graphic()) => format!("console=ttyS0 TERM={term}"),
+        _ => "console=ttyS0".to_owned(),
+    };
+    eprintln!("Booting {}; `poweroff` or `~.` leaves", machine.kernel.display());
+    let mut start = machine.vmctl(&["start", "-c"], &cmdline);
+    let mut child = start.env("VMD_SOCKET", &socket).spawn().context("vmctl did not start")?;
+    ends.watch(&child);
+    let status = child.wait()?;
+    // After `~.` the guest still runs; after `poweroff` it is gone, and that vmctl says so is of no interest.
+    let mut stop = Command::new(machine.programs.join("vmctl"));
+    stop.args(["stop", "-f", "-w", NAME]).env("VMD_SOCKET", &socket).stdin(Stdio::null());
+    stop.stdout(Stdio::null()).stderr(Stdio::null());
+    host::status(&mut stop, "stop the guest")?;
+    let log = daemon.end()?;
+    if !status.success() && !ends.asked() {
+        bail!("vmctl start ended with {status}; vmd said:\n{log}");
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A `vmd` that ends with this value.
+struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn start(programs: &Path, socket: &Path, log: &Path) -> Result<Daemon> {
+        let file = std::fs::File::create(log)?;
+        let mut command = Command::new(programs.join("vmd"));
+        command
+            .arg("-d")
+            .env("VMD_SOCKET", socket)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        // Out of reach of the terminal's interrupt: it has to live until the guest is stopped.
+        let child = command.process_group(0).spawn().context("vmd did not start")?;
+        let mut daemon = Daemon { child, log: log.to_owned() };
+        let begun = Instant::now();
+        while !socket.exists() {
+            if let Some(status) = daemon.child.try_wait()? {
+                bail!("vmd ended with {status}; it said:\n{}", daemon.said());
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("vmd made no socket within {} s; it said:\n{}", PATIENCE.as_secs(), daemon.said());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(daemon)
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Ends the daemon and gives what it logged.
+    fn end(&mut self) -> Result<String> {
+        if self.child.try_wait()?.is_none() {
+            send(&self.child, Signal::TERM);
+            wait_or_end(&mut self.child, PATIENCE)?;
+        }
+        Ok(self.said())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("xtask: vmd could not be ended: {error:#}");
+        }
+    }
+}
+
+/// Waits for a child; one that takes longer than `patience` is asked to end, then made to.
+pub fn wait_or_end(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
+    for signal in [Some(Signal::TERM), Some(Signal::KILL), None] {
+        let begun = Instant::now();
+        while begun.elapsed() < patience {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if let Some(signal) = signal {
+            send(child, signal);
+        }
+    }
+    Ok(child.wait()?)
+}
+
+fn send(child: &Child, signal: Signal) {
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // It may have ended meanwhile, which is what the signal is for.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Interrupts, hang-ups and requests to end this process: passed to the child that runs, so that what comes after it
+/// still cleans up.
+struct Ends {
+    child: Arc<Mutex<Watched>>,
+}
+
+#[derive(Default)]
+struct Watched {
+    pid: Option<Pid>,
+    asked: bool,
+}
+
+impl Ends {
+    fn install() -> Result<Ends> {
+        let child = Arc::new(Mutex::new(Watched::default()));
+        let watched = Arc::clone(&child);
+        ctrlc::set_handler(move || {
+            let mut watched = watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            watched.asked = true;
+            match watched.pid {
+                Some(pid) => drop(kill_process(pid, Signal::TERM)),
+                None => std::process::exit(130),
+            }
+        })
+        .context("could not take over this terminal's interrupt")?;
+        Ok(Ends { child })
+    }
+
+    fn watch(&self, child: &Child) {
+        self.lock().pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    }
+
+    fn asked(&self) -> bool {
+        self.lock().asked
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
+        self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The last bytes of a console, for an error that shows them.
+#[derive(Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    const KEPT: usize = 2000;
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+        let excess = self.0.len().saturating_sub(Self::KEPT + 4096);
+        self.0.drain(..excess);
+    }
+
+    fn contains(&self, text: &str) -> bool {
+        self.0.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
+    /// The last lines, as a terminal can show them.
+    fn text(&self) -> String {
+        let kept = &self.0[self.0.len().saturating_sub(Self::KEPT)..];
+        String::from_utf8_lossy(kept)
+            .replace('\r', "")
+            .chars()
+            .filter(|c| !c.is_control() || *c == '\n')
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tail_long_console_keeps_its_end() {
+        let mut tail = Tail::default();
+        for number in 0..10_000 {
+            tail.push(format!("line {number}\r\n").as_bytes());
+        }
+        assert!(tail.0.len() <= Tail::KEPT + 4096);
+        assert!(tail.text().ends_with("line 9999\n"));
+        assert!(tail.text().len() <= Tail::KEPT);
+    }
+
+    #[test]
+    fn wait_or_end_child_that_stays_is_ended() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let status = wait_or_end(&mut child, Duration::from_millis(50)).expect("ended");
+        assert!(!status.success());
+    }
 }

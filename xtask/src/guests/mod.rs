@@ -132,6 +132,13 @@ pub fn ensure_all() -> Result<PathBuf> {
     Ok(maker.folder)
 }
 
+/// The Debian packages and versions that the guests of `arch` were made from.
+pub fn sources(arch: Arch) -> Vec<String> {
+    let manifest = std::fs::read(host::guests_folder().join(arch.to_string()).join("manifest.json"));
+    let manifest = manifest.ok().and_then(|text| serde_json::from_slice::<Manifest>(&text).ok());
+    manifest.map(|manifest| manifest.sources).unwrap_or_default()
+}
+
 fn list(folder: &Path) -> Result<ExitCode> {
     println!("{}", folder.display());
     for part in ["amd64", "i386", "kernels"] {
