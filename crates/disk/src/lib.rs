@@ -1,6 +1,10 @@
 //! Disk images behind one trait.
 #![forbid(unsafe_code)]
 
+pub mod raw;
+
+pub use raw::Raw;
+
 use std::io;
 
 /// A disk as a device sees it: an array of bytes that outlives the VM. Called from several threads at once.
