@@ -10,6 +10,7 @@
 pub mod bus;
 pub mod error;
 pub mod exit;
+pub mod fake;
 pub mod state;
 pub mod vcpu;
 pub mod vm;
