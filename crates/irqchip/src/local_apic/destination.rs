@@ -41,7 +41,7 @@ impl LocalApic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local_apic::registers::offset;
+    use crate::local_apic::registers::{Effect, offset};
     use DestinationMode::{Logical, Physical};
 
     fn apic(id: u32) -> LocalApic {
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn matches_logical_in_flat_model_intersects_the_sets() {
         let mut apic = apic(1);
-        apic.write(offset::LDR, 0x0200_0000, 0);
+        assert_eq!(apic.write(offset::LDR, 0x0200_0000, 0), Effect::None);
         for (set, expected) in
             [(0x02, true), (0x03, true), (0xfd, false), (0, false), (EVERYONE, true), (0x102, false)]
         {
@@ -77,8 +77,8 @@ mod tests {
     #[test]
     fn matches_logical_in_cluster_model_needs_cluster_and_member() {
         let mut apic = apic(1);
-        apic.write(offset::DFR, 0x0fff_ffff, 0);
-        apic.write(offset::LDR, 0x3200_0000, 0);
+        assert_eq!(apic.write(offset::DFR, 0x0fff_ffff, 0), Effect::None);
+        assert_eq!(apic.write(offset::LDR, 0x3200_0000, 0), Effect::None);
         for (set, expected) in [(0x32, true), (0x33, true), (0x31, false), (0x22, false), (EVERYONE, true)] {
             assert_eq!(apic.matches(set, Logical), expected, "{set:#x}");
         }

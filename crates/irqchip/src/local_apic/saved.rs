@@ -63,7 +63,8 @@ impl LocalApic {
         self.icr_high = register(offset::ICR_HIGH);
         for (index, entry) in self.lvt.iter_mut().enumerate() {
             let value = register(offset::LVT_TIMER + index as u32 * 0x10);
-            *entry = value & (lvt::WRITABLE[index] | lvt::REMOTE_IRR);
+            let remote_irr = if lvt::WRITABLE[index] & value & lvt::LEVEL != 0 { lvt::REMOTE_IRR } else { 0 };
+            *entry = value & (lvt::WRITABLE[index] | remote_irr);
             if self.svr & SVR_ENABLED == 0 {
                 *entry |= lvt::MASKED;
             }
