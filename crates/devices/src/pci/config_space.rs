@@ -241,3 +241,74 @@ impl ConfigSpace {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space() -> ConfigSpace {
+        let mut c = ConfigSpace::new(Identity {
+            vendor: 0x1234,
+            device: 0x5678,
+            class: 0x01_02_03,
+            ..Identity::default()
+        });
+        c.set_bar(0, Bar::Io { size: 64 });
+        c.set_bar(1, Bar::Memory32 { size: 0x1000 });
+        c.set_bar(2, Bar::Memory64 { size: 1 << 33 });
+        c
+    }
+
+    #[test]
+    fn sizing_each_kind_of_bar_gives_its_size_and_flags() {
+        let mut c = space();
+        for at in [0x10, 0x14, 0x18, 0x1c, 0x20] {
+            c.write(at, &[0xff; 4]);
+        }
+        assert_eq!(c.u32(0x10), 0xffff_ffc1);
+        assert_eq!(c.u32(0x14), 0xffff_f000);
+        assert_eq!((c.u32(0x18), c.u32(0x1c)), (0xc, 0xffff_fffe));
+        assert_eq!(c.u32(0x20), 0, "no register there");
+    }
+
+    #[test]
+    fn decoded_follows_command_and_address() {
+        let mut c = space();
+        c.set_bar_address(0, 0xc040);
+        c.set_bar_address(2, 6 << 32);
+        assert_eq!(c.decoded(0), None, "decoding is off");
+        c.write(reg::COMMAND, &3u16.to_le_bytes());
+        assert_eq!(c.decoded(0), Some((0xc040, 64)));
+        assert_eq!(c.decoded(1), None, "never programmed");
+        assert_eq!(c.decoded(2), Some((6 << 32, 1 << 33)));
+        c.write(0x10, &0xffff_ffffu32.to_le_bytes());
+        assert_eq!(c.decoded(0), None, "beyond the 64 Ki ports");
+        c.write(0x18, &[0xff; 8]);
+        assert_eq!(c.decoded(2), None, "its end wraps");
+    }
+
+    #[test]
+    fn write_changes_only_what_is_writable() {
+        let mut c = space();
+        (0..=255).for_each(|at| c.write(at, &[0xff]));
+        assert_eq!(c.u32(0), 0x5678_1234);
+        assert_eq!(c.u32(8), 0x01_02_03_00);
+        assert_eq!(c.command(), 0x407);
+        assert_eq!(c.u16(reg::STATUS), 0);
+        c.write(254, &[1, 2, 3, 4]);
+        let mut out = [0; 4];
+        c.read(254, &mut out);
+        assert_eq!(out, [0, 0, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn capabilities_are_chained_and_aligned() {
+        let mut c = space();
+        let a = c.add_capability(9, &[1, 2, 3]);
+        let b = c.add_capability(0x11, &[4; 10]);
+        assert_eq!((a, b), (0x40, 0x48));
+        assert_eq!((c.u8(reg::CAPABILITIES), c.u8(a + 1), c.u8(b + 1)), (a, b, 0));
+        assert_eq!((c.u8(a), c.u8(b), c.u8(a + 4)), (9, 0x11, 3));
+        assert_ne!(c.u16(reg::STATUS) & status::CAPABILITIES, 0);
+    }
+}

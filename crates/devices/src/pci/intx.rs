@@ -117,3 +117,49 @@ impl IrqLine for PinLine {
         self.router.set(self.device, self.pin, high);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeLine;
+
+    fn lines(n: usize) -> (Vec<Arc<FakeLine>>, Vec<Arc<dyn IrqLine>>) {
+        let fakes: Vec<_> = (0..n).map(|_| FakeLine::new()).collect();
+        let lines = fakes.iter().map(|l| l.clone() as Arc<dyn IrqLine>).collect();
+        (fakes, lines)
+    }
+
+    fn high(lines: &[Arc<FakeLine>]) -> Vec<usize> {
+        (0..lines.len()).filter(|&i| lines[i].is_high()).collect()
+    }
+
+    #[test]
+    fn pins_that_share_a_line_keep_it_up_until_the_last_lets_go() {
+        let ((isa, i), (apic, a)) = (lines(16), lines(4));
+        let router = IntxRouter::new(i, a);
+        // Devices 2 and 6 are on the same PIRQ line, 4 slots apart.
+        let (x, y) = (router.pin(2, Pin::A), router.pin(6, Pin::A));
+        assert_eq!(IntxRouter::pirq(2, Pin::A), 1);
+        x.set(true);
+        y.set(true);
+        x.set(false);
+        assert_eq!((high(&isa), high(&apic)), (vec![10], vec![1]));
+        y.set(false);
+        assert_eq!((high(&isa), high(&apic)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn rerouting_moves_an_asserted_line_and_disabling_drops_it() {
+        let (isa, i) = lines(16);
+        let router = IntxRouter::new(i, Vec::new());
+        let pirq = IntxRouter::pirq(3, Pin::B);
+        router.pin(3, Pin::B).set(true);
+        router.set_route(pirq, 5);
+        assert_eq!((high(&isa), router.line(3, Pin::B)), (vec![5], 5));
+        router.set_route(pirq, 0x80);
+        assert_eq!((high(&isa), router.line(3, Pin::B)), (vec![], 0xff));
+        router.set_route(9, 5);
+        router.reset();
+        assert_eq!(high(&isa), [11]);
+    }
+}

@@ -11,6 +11,9 @@ pub mod intx;
 pub mod msix;
 pub mod windows;
 
+#[cfg(test)]
+mod bus_tests;
+
 pub use bus::PciBus;
 pub use config_ports::ConfigPorts;
 pub use config_space::{Bar, ConfigSpace, Identity};

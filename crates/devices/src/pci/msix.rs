@@ -140,3 +140,78 @@ impl Msix {
         self.deliver(&mut s);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeMsi;
+
+    fn msix() -> (Arc<Msix>, Arc<FakeMsi>) {
+        let sink = FakeMsi::new();
+        let m = Msix::new(3, sink.clone());
+        for i in 0..3u64 {
+            m.write(16 * i, &(0xfee0_1003u32).to_le_bytes());
+            m.write(16 * i + 8, &(0x30 + i as u32).to_le_bytes());
+        }
+        (m, sink)
+    }
+
+    fn word(m: &Msix, at: u64) -> u32 {
+        let mut b = [0; 4];
+        m.read(at, &mut b);
+        u32::from_le_bytes(b)
+    }
+
+    #[test]
+    fn signal_while_masked_waits_and_is_sent_once_when_unmasked() {
+        let (m, sink) = msix();
+        m.set_control(ENABLE);
+        m.signal(1);
+        m.signal(1);
+        assert_eq!((sink.take(), word(&m, PENDING)), (vec![], 2));
+        m.write(16 + 12, &0u32.to_le_bytes());
+        assert_eq!((sink.take(), word(&m, PENDING)), (vec![(0xfee0_1000, 0x31)], 0));
+        m.signal(1);
+        assert_eq!(sink.take().len(), 1);
+    }
+
+    #[test]
+    fn function_mask_holds_all_vectors() {
+        let (m, sink) = msix();
+        (0..3).for_each(|i| m.write(16 * i + 12, &0u32.to_le_bytes()));
+        m.set_control(ENABLE | FUNCTION_MASK);
+        m.signal(0);
+        m.signal(2);
+        assert_eq!((sink.take(), word(&m, PENDING)), (vec![], 5));
+        m.set_control(ENABLE);
+        assert_eq!(sink.take(), [(0xfee0_1000, 0x30), (0xfee0_1000, 0x32)]);
+    }
+
+    #[test]
+    fn signal_without_vector_or_while_off_does_nothing() {
+        let (m, sink) = msix();
+        m.signal(0);
+        m.set_control(ENABLE);
+        m.signal(3);
+        m.signal(0xffff);
+        (0..3).for_each(|i| m.write(16 * i + 12, &0u32.to_le_bytes()));
+        assert_eq!((sink.take(), word(&m, PENDING)), (vec![], 0));
+    }
+
+    #[test]
+    fn accesses_outside_the_table_or_of_odd_size_do_nothing() {
+        let (m, sink) = msix();
+        m.set_control(ENABLE);
+        m.write(0x30, &[0xff; 8]);
+        m.write(PENDING, &[0xff; 8]);
+        m.write(0xffc, &[0xff; 8]);
+        m.write(u64::MAX - 3, &[0xff; 8]);
+        m.write(12, &[0; 1]);
+        m.write(13, &[0; 4]);
+        assert_eq!((word(&m, 12), word(&m, PENDING), word(&m, 0x30)), (1, 0, 0));
+        m.read(u64::MAX - 3, &mut [0; 8]);
+        m.write(8, &[7, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((word(&m, 8), word(&m, 12)), (7, 0), "8 bytes are two words");
+        assert!(sink.take().is_empty());
+    }
+}

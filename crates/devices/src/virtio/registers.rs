@@ -18,12 +18,9 @@ pub mod feature {
 
 /// Device status bits (VIRTIO 1.2, 2.1).
 pub mod status {
-    pub const ACKNOWLEDGE: u8 = 1;
-    pub const DRIVER: u8 = 2;
     pub const DRIVER_OK: u8 = 4;
     pub const FEATURES_OK: u8 = 8;
     pub const NEEDS_RESET: u8 = 0x40;
-    pub const FAILED: u8 = 0x80;
 }
 
 /// Which interface an access came over.
