@@ -1,1 +1,3 @@
-fn main() {}
+fn main() {
+    vmd::process::enter_if_asked();
+}

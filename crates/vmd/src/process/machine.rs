@@ -1,0 +1,102 @@
+//! From a VM's description and open files to a machine.
+
+use crate::spec::VmSpec;
+use engine_translate::Translate;
+use machine::{Boot, Module, OnReset, Output, Pc, PcConfig, Source};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use vm_conf::DiskSpec;
+
+/// Ports of the debug console: QEMU's and Bochs' 0xe9, SeaBIOS' and OVMF's 0x402.
+const DEBUGCON_PORTS: [u16; 2] = [0xe9, 0x402];
+/// What a guest may write to a debug console's file, in bytes.
+const DEBUGCON_LIMIT: u64 = 64 << 20;
+
+/// Makes the machine. The error is a sentence for the user.
+pub fn make(
+    spec: &VmSpec,
+    console: Arc<dyn Output>,
+    kernel: OwnedFd,
+    debugcon: Option<OwnedFd>,
+    modules: Vec<OwnedFd>,
+    disks: Vec<OwnedFd>,
+) -> anyhow::Result<Pc> {
+    let translate = Translate::new();
+    let engine = engine::vm::choose(&[&translate], spec.engine.as_deref())?;
+    let boot = Boot {
+        kernel: Source::from_file(spec.kernel.display().to_string(), kernel.into()),
+        modules: spec
+            .modules
+            .iter()
+            .zip(modules)
+            .map(|(module, fd)| Module {
+                source: Source::from_file(module.path.display().to_string(), fd.into()),
+                command_line: module.command_line.clone(),
+            })
+            .collect(),
+        command_line: spec.command_line.clone(),
+    };
+    let mut config = PcConfig::new(&spec.name, boot);
+    config.vcpus = spec.cpus;
+    config.memory_bytes = spec.memory_mib << 20;
+    config.console = console;
+    config.debug_exit = spec.debug_exit;
+    config.on_reset = OnReset::Reboot;
+    for (text, fd) in spec.disks.iter().zip(disks) {
+        let image = disk::Raw::new(File::from(fd), &DiskSpec::parse(text).path, false)?;
+        config.disks.push(Arc::new(image));
+    }
+    if let Some(fd) = debugcon {
+        config.debugcon = DEBUGCON_PORTS.to_vec();
+        config.debugcon_output = Arc::new(DebugconFile::new(fd.into()));
+    }
+    Ok(Pc::new(engine, config)?)
+}
+
+/// A debug console's file. A guest can't fill the host's disk with it.
+struct DebugconFile {
+    file: Mutex<Limited>,
+}
+
+struct Limited {
+    file: File,
+    left: u64,
+}
+
+impl DebugconFile {
+    fn new(file: File) -> Self {
+        // A terminal or a pipe keeps nothing, so nothing is to be bounded.
+        let limit = if file.metadata().is_ok_and(|m| m.is_file()) { DEBUGCON_LIMIT } else { u64::MAX };
+        DebugconFile { file: Mutex::new(Limited { file, left: limit }) }
+    }
+}
+
+impl Output for DebugconFile {
+    fn write(&self, bytes: &[u8]) -> usize {
+        let mut limited = self.file.lock().unwrap_or_else(|e| e.into_inner());
+        let len = bytes.len().min(usize::try_from(limited.left).unwrap_or(usize::MAX));
+        limited.left -= len as u64;
+        // A full disk or a closed pipe is no reason to stop the guest.
+        let _ = limited.file.write_all(&bytes[..len]);
+        bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debugcon_flood_stops_at_the_limit() {
+        let file = tempfile::tempfile().unwrap();
+        let kept = file.try_clone().unwrap();
+        let debugcon = DebugconFile::new(file);
+        debugcon.file.lock().unwrap().left = 10;
+        debugcon.write(b"12345678");
+        debugcon.write(b"abcdefgh");
+        debugcon.write(b"x");
+        assert_eq!(kept.metadata().unwrap().len(), 10);
+    }
+}

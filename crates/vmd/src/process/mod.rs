@@ -1,0 +1,137 @@
+//! A VM's own process: it is told what to run over the socket on its standard input, runs it, and ends.
+//!
+//! `vmd` and `vmctl run` start it as their own executable with [`ARGUMENT`]. It opens nothing by path; when the
+//! socket closes, because whoever started it is gone, it flushes the VM's disks and ends.
+
+mod console;
+mod machine;
+mod ring;
+mod sandbox;
+
+use crate::channel::{self, FromVm, ToVm};
+use crate::ending::Ending;
+use crate::launch::Files;
+use ::machine::PcHandle;
+use console::Console;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// First argument of the process that becomes a VM's.
+pub const ARGUMENT: &str = "--vm-process";
+/// How long the machine has to end once it is told to, before the process ends without it.
+const TERMINATE_PATIENCE: Duration = Duration::from_secs(15);
+/// Exit status of a process that gave up on its machine.
+const EXIT_STUCK: i32 = 3;
+
+/// Becomes a VM's process if this process was started as one; else returns. To be called first thing in `main`.
+pub fn enter_if_asked() {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|a| a == ARGUMENT) {
+        let status = match run() {
+            Ok(()) => 0,
+            Err(e) => {
+                eprintln!("the VM's process: {e}");
+                1
+            }
+        };
+        std::process::exit(status);
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let channel = Arc::new(sandbox::take_over_stdin()?);
+    sandbox::detach()?;
+    let Some((first, fds)) = channel::receive::<ToVm>(&*channel)? else { return Ok(()) };
+    let ToVm::Launch(launch) = first else { anyhow::bail!("the first message was no launch") };
+    let files = Files::from_received(&launch, fds)
+        .ok_or_else(|| anyhow::anyhow!("the launch came with the wrong number of files"))?;
+    sandbox::name(&launch.spec.name);
+    sandbox::confine();
+
+    let console = Console::new(launch.console);
+    let Files { console: console_fd, kernel, debugcon, modules, disks } = files;
+    let made = machine::make(&launch.spec, console.output(), kernel, debugcon, modules, disks);
+    let pc = match made {
+        Ok(pc) => pc,
+        Err(e) => {
+            channel::send(&*channel, &FromVm::NotStarted(e.to_string()), &[])?;
+            return Ok(());
+        }
+    };
+    let handle = pc.handle();
+    let pump = console.pump(console_fd, handle.clone())?;
+    let ender = Ender { handle: handle.clone(), told: Arc::default() };
+    end_on_signals(ender.clone())?;
+    let commands = channel.clone();
+    thread::Builder::new().name("control".into()).spawn(move || obey(commands, handle, ender))?;
+
+    // Whoever started us may be gone already; `obey` sees it and ends the machine.
+    let _ = channel::send(&*channel, &FromVm::Started, &[]);
+    let ending = match pc.run() {
+        ::machine::Ending::PoweredOff | ::machine::Ending::Reset => Ending::PoweredOff,
+        ::machine::Ending::DebugExit(value) => Ending::DebugExit(value),
+        ::machine::Ending::Crashed(why) => Ending::Crashed(why),
+        ::machine::Ending::Stopped => Ending::Stopped,
+    };
+    console.finish();
+    let _ = pump.join();
+    let _ = channel::send(&*channel, &FromVm::Ended(ending), &[]);
+    Ok(())
+}
+
+/// Ends the machine from any thread, once, and the process if the machine won't end.
+#[derive(Clone)]
+struct Ender {
+    handle: PcHandle,
+    told: Arc<Mutex<bool>>,
+}
+
+impl Ender {
+    fn end(&self) {
+        if std::mem::replace(&mut *self.told.lock().unwrap_or_else(|e| e.into_inner()), true) {
+            return;
+        }
+        let handle = self.handle.clone();
+        thread::spawn(move || handle.stop());
+        thread::spawn(|| {
+            thread::sleep(TERMINATE_PATIENCE);
+            eprintln!("the machine did not end when told to; its process ends without it");
+            std::process::exit(EXIT_STUCK);
+        });
+    }
+}
+
+/// `kill` of this process alone is a clean end too.
+fn end_on_signals(ender: Ender) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for _ in signals.forever() {
+            ender.end();
+        }
+    })?;
+    Ok(())
+}
+
+/// Carries out commands until the machine is to end.
+fn obey(channel: Arc<OwnedFd>, handle: PcHandle, ender: Ender) {
+    loop {
+        match channel::receive::<ToVm>(channel.as_fd()) {
+            Ok(Some((ToVm::PressPowerButton, _))) => handle.press_power_button(),
+            Ok(Some((ToVm::Pause, _))) => {
+                handle.pause();
+                let _ = channel::send(channel.as_fd(), &FromVm::Paused, &[]);
+            }
+            Ok(Some((ToVm::Unpause, _))) => {
+                handle.unpause();
+                let _ = channel::send(channel.as_fd(), &FromVm::Unpaused, &[]);
+            }
+            Ok(Some((ToVm::Launch(_) | ToVm::Terminate, _))) | Ok(None) | Err(_) => {
+                ender.end();
+                return;
+            }
+        }
+    }
+}
