@@ -3,10 +3,12 @@
 //! A board owns the guest's memory, its devices and its vCPU threads; [`pc::Pc::run`] blocks until the machine has
 //! ended and everything it started is gone. Nothing here opens a file by its path.
 
+pub mod alarms;
 pub mod boot;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod firmware;
 pub mod host_memory;
 pub mod lifecycle;
 pub mod pc;

@@ -1,24 +1,37 @@
-//! The board itself: what is on it and how it is reset.
+//! The board itself: what the processors reach, how it is reset, paused and taken down.
+//!
+//! Order of locks, outermost first: [`PcBoard::running`]; a device's own (a port device's or PCI function's); the
+//! alarms'; the interrupt controllers' (see [`super::interrupts`]); the life cycle's gate. The engine may call any of
+//! [`Bus`] with none of its own locks held, and is called with at most a device's and INTR's held.
 
-use super::memory_map::MemoryMap;
+use super::interrupts::Interrupts;
+use super::io_map::LEVEL_IRQS;
+use super::memory_map::{IOAPIC, MemoryMap};
+use super::wiring::{Devices, lock};
+use crate::alarms::Alarms;
 use crate::boot::{self, Files, ModuleBytes, Platform};
+use crate::clock::BoardClock;
 use crate::config::PcConfig;
 use crate::lifecycle::{Board, Control};
-use crate::{Error, Result};
+use crate::{Error, Result, firmware};
 use address::GuestPhys;
 use devices::wiring::{Clock, Nanos};
 use engine::{Bus, VcpuState, Vm};
 use memory::GuestMemory;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use x86::state::Activity;
 
 /// Everything of a pc but its processors.
 pub struct PcBoard {
     config: PcConfig,
     map: MemoryMap,
     memory: Arc<GuestMemory>,
-    vm: Arc<dyn Vm>,
-    control: Arc<Control>,
-    clock: Arc<crate::clock::BoardClock>,
+    clock: Arc<BoardClock>,
+    alarms: Arc<Alarms>,
+    interrupts: Arc<Interrupts>,
+    devices: Devices,
+    /// Whether the clock runs and the devices' threads may work.
+    running: Mutex<bool>,
 }
 
 impl PcBoard {
@@ -29,19 +42,30 @@ impl PcBoard {
         vm: Arc<dyn Vm>,
         control: Arc<Control>,
     ) -> Result<Self> {
-        Ok(Self { config, map, memory, vm, control, clock: Arc::default() })
+        let clock = Arc::new(BoardClock::default());
+        let alarms = Alarms::new(clock.clone());
+        let interrupts = Interrupts::new(vm, firmware::io_apic_id(config.vcpus));
+        let devices = Devices::new(&config, &map, &memory, &clock, &alarms, &interrupts, control)?;
+        // As after `set_running(false)`.
+        devices.runners.iter().for_each(|(_, r)| r.quiesce());
+        alarms.start(&config.name)?;
+        Ok(Self { config, map, memory, clock, alarms, interrupts, devices, running: Mutex::new(false) })
     }
 
-    pub(super) fn press_power_button(&self) {}
+    pub(super) fn press_power_button(&self) -> bool {
+        lock(&self.devices.pm).press_power_button()
+    }
 
     pub(super) fn console_input(&self, bytes: &[u8]) -> usize {
-        bytes.len()
+        lock(&self.devices.uart).input(bytes)
     }
 
-    pub(super) fn console_output_ready(&self) {}
+    pub(super) fn console_output_ready(&self) {
+        lock(&self.devices.uart).output_ready();
+    }
 
     /// Reads the kernel and modules anew and loads them.
-    fn load_kernel(&self) -> Result<x86::State> {
+    fn load_kernel(&self, rsdp: u64) -> Result<x86::State> {
         let boot = &self.config.boot;
         let limit = self.memory.ram_len();
         let kernel = boot.kernel.read("kernel", limit)?;
@@ -51,7 +75,7 @@ impl PcBoard {
         }
         let modules: Vec<_> =
             modules.iter().map(|(bytes, command_line)| ModuleBytes { bytes, command_line }).collect();
-        let platform = Platform { memory: &self.memory, map: &self.map, rsdp: 0 };
+        let platform = Platform { memory: &self.memory, map: &self.map, rsdp };
         let files = Files {
             kernel_name: boot.kernel.name(),
             kernel: &kernel,
@@ -61,43 +85,103 @@ impl PcBoard {
         boot::load(platform, files)
             .map_err(|source| Error::Boot { name: boot.kernel.name().to_string(), source })
     }
+
+    /// Ends every thread of the board; gives what a device lost.
+    fn stop_devices(&self) -> Vec<String> {
+        self.alarms.stop();
+        let stopped = self.devices.runners.iter().map(|(name, r)| (name, r.stop()));
+        stopped.filter_map(|(name, result)| result.err().map(|e| format!("{name}: {e}"))).collect()
+    }
 }
 
 impl Board for PcBoard {
     fn reset(&self) -> Result<Vec<VcpuState>> {
-        let first = self.load_kernel()?;
+        self.devices.reset();
+        self.interrupts.reset(LEVEL_IRQS);
+        let rsdp = firmware::install(&self.memory, self.config.vcpus)?;
+        let mut first = self.load_kernel(rsdp)?;
+        firmware::leave_local_apic(&mut first);
         let mut states = vec![VcpuState::X86(Box::new(first))];
         for _ in 1..self.config.vcpus {
-            let mut waiting = x86::State::reset();
-            waiting.activity = x86::state::Activity::WaitForSipi;
+            let waiting = x86::State { activity: Activity::WaitForSipi, ..x86::State::reset() };
             states.push(VcpuState::X86(Box::new(waiting)));
         }
         Ok(states)
     }
+
     fn set_running(&self, running: bool) {
-        if running { self.clock.unpause() } else { self.clock.pause() }
-    }
-    fn finish(&self) -> std::result::Result<(), String> {
-        let errors: Vec<_> = self.config.disks.iter().filter_map(|d| d.flush().err()).collect();
-        match errors.first() {
-            None => Ok(()),
-            Some(e) => {
-                Err(format!("a disk could not be flushed, so the guest's last writes may be lost: {e}"))
-            }
+        let mut now = lock(&self.running);
+        if *now == running {
+            return;
+        }
+        *now = running;
+        if running {
+            self.clock.unpause();
+            self.alarms.clock_unpaused();
+            self.devices.runners.iter().for_each(|(_, r)| r.resume());
+        } else {
+            self.devices.runners.iter().for_each(|(_, r)| r.quiesce());
+            self.clock.pause();
+            self.alarms.wait_until_idle();
         }
     }
+
+    fn finish(&self) -> std::result::Result<(), String> {
+        match self.stop_devices() {
+            lost if lost.is_empty() => Ok(()),
+            lost => Err(format!("the guest's last writes may be lost: {}", lost.join("; "))),
+        }
+    }
+
     fn now(&self) -> Nanos {
         self.clock.now()
     }
 }
 
+impl Drop for PcBoard {
+    fn drop(&mut self) {
+        // Of a machine that never ran; else they are gone and this does nothing.
+        for lost in self.stop_devices() {
+            log::error!("{lost}");
+        }
+    }
+}
+
 impl Bus for PcBoard {
-    fn io_read(&self, _port: u16, data: &mut [u8]) {
-        data.fill(0xff);
+    fn io_read(&self, port: u16, data: &mut [u8]) {
+        if !self.devices.ports.read(port, data) && !self.devices.pci.io_read(port, data) {
+            log::trace!("nobody answers a read of {} bytes at port {port:#x}", data.len());
+            data.fill(0xff);
+        }
     }
-    fn io_write(&self, _port: u16, _data: &[u8]) {}
-    fn mmio_read(&self, _address: GuestPhys, data: &mut [u8]) {
-        data.fill(0xff);
+
+    fn io_write(&self, port: u16, data: &[u8]) {
+        if !self.devices.ports.write(port, data) && !self.devices.pci.io_write(port, data) {
+            log::trace!("nobody takes a write of {data:x?} at port {port:#x}");
+        }
     }
-    fn mmio_write(&self, _address: GuestPhys, _data: &[u8]) {}
+
+    fn mmio_read(&self, address: GuestPhys, data: &mut [u8]) {
+        if address.page().0 == IOAPIC {
+            self.interrupts.io_apic_read(address.page_offset() as u32, data);
+        } else if !self.devices.pci.mmio_read(address, data) {
+            data.fill(0xff);
+        }
+    }
+
+    fn mmio_write(&self, address: GuestPhys, data: &[u8]) {
+        if address.page().0 == IOAPIC {
+            self.interrupts.io_apic_write(address.page_offset() as u32, data);
+        } else if !self.devices.pci.mmio_write(address, data) {
+            log::trace!("nobody takes a write of {data:x?} at {address}");
+        }
+    }
+
+    fn acknowledge_interrupt(&self) -> Option<u8> {
+        self.interrupts.acknowledge()
+    }
+
+    fn end_of_interrupt(&self, vector: u8) {
+        self.interrupts.end_of_interrupt(vector);
+    }
 }

@@ -1,17 +1,19 @@
 //! The pc's ports and interrupt lines, as its wiring, its firmware tables and its PCI windows share them.
 
-/// First port of ACPI power management (PIIX4 PMBA), 64 ports.
-pub const PM_BASE: u16 = 0x600;
-/// PM1a_STS and PM1a_EN, 2 bytes each.
-pub const PM1A_EVENT: u16 = PM_BASE;
-pub const PM1A_CONTROL: u16 = PM_BASE + 4;
-pub const PM_TIMER: u16 = PM_BASE + 8;
+use devices::legacy::{pm, uart16550};
+
+/// First port of ACPI power management (PIIX4 PMBA).
+pub const PM_BASE: u16 = pm::DEFAULT_BASE;
+pub const PM1A_EVENT: u16 = PM_BASE + pm::PM1_EVENT;
+pub const PM1A_CONTROL: u16 = PM_BASE + pm::PM1_CONTROL;
+pub const PM_TIMER: u16 = PM_BASE + pm::PM_TIMER;
+pub const GPE0: u16 = PM_BASE + pm::GPE0;
 
 /// Reset control register, and the value that pulls RESET#.
 pub const RESET_CONTROL: u16 = 0xcf9;
 pub const RESET_VALUE: u8 = 0x06;
 
-pub const COM1: u16 = 0x3f8;
+pub use uart16550::COM1;
 
 /// ISA interrupt numbers.
 pub mod irq {

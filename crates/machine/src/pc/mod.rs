@@ -1,8 +1,11 @@
 //! The `pc` board: an i440FX/PIIX-like machine that boots a kernel directly.
 
 pub mod board;
+pub mod interrupts;
 pub mod io_map;
 pub mod memory_map;
+pub mod port_map;
+pub mod wiring;
 
 use crate::config::{Ending, OnReset, PcConfig};
 use crate::lifecycle::{Board, Control, Status};
@@ -71,9 +74,10 @@ impl PcHandle {
     pub fn unpause(&self) {
         self.control.unpause(&*self.board);
     }
-    /// Presses the ACPI power button: the guest is asked to power off, and may take its time or not do it.
-    pub fn press_power_button(&self) {
-        self.board.press_power_button();
+    /// Presses the ACPI power button: the guest is asked to power off, and may take its time or not do it. False: it
+    /// doesn't listen to the button (yet), and likely won't.
+    pub fn press_power_button(&self) -> bool {
+        self.board.press_power_button()
     }
     /// Pulls the reset line.
     pub fn reset(&self) {

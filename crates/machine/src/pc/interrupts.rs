@@ -1,0 +1,219 @@
+//! The interrupt lines of the board, its 8259 pair and its I/O APIC.
+//!
+//! Devices drive lines with their own locks held, so [`Interrupts::chips`] comes after them. The engine is called with
+//! no lock but [`Interrupts::intr`] held, which nothing else is taken under but `chips` for a moment: an engine may call
+//! [`Interrupts::acknowledge`] or [`Interrupts::end_of_interrupt`] at any time.
+
+use super::io_map::{PIRQ_PIN, TIMER_PIN, irq};
+use devices::wiring::{IrqLine, MsiSink, PortDevice};
+use engine::{Msi, Vm};
+use irqchip::{IoApic, Pic8259};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Interrupt lines: ISA's 16, then PIRQA# to PIRQD# as they reach the I/O APIC.
+const LINES: usize = 20;
+
+struct Chips {
+    pic: Pic8259,
+    io_apic: IoApic,
+    /// By line, who asserts it: one bit a source, since lines are shared.
+    asserted: [u64; LINES],
+    sources: [u32; LINES],
+}
+
+/// The board's interrupt controllers.
+pub struct Interrupts {
+    vm: Arc<dyn Vm>,
+    chips: Mutex<Chips>,
+    /// The level that the engine was last told of INTR. Held while it is told, so that levels come in order.
+    intr: Mutex<bool>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Interrupts {
+    /// At power-on; `io_apic_id` is the I/O APIC's.
+    pub fn new(vm: Arc<dyn Vm>, io_apic_id: u8) -> Arc<Self> {
+        let chips = Chips {
+            pic: Pic8259::new(),
+            io_apic: IoApic::new(io_apic_id),
+            asserted: [0; LINES],
+            sources: [0; LINES],
+        };
+        Arc::new(Self { vm, chips: Mutex::new(chips), intr: Mutex::new(false) })
+    }
+
+    /// A new source of ISA interrupt `number`, 0 to 15: it reaches the 8259s and the I/O APIC.
+    pub fn isa_line(self: &Arc<Self>, number: u8) -> Arc<dyn IrqLine> {
+        self.line(usize::from(number.min(15)))
+    }
+
+    /// A new source of PIRQ line `index`, 0 to 3, at the I/O APIC.
+    pub fn pirq_line(self: &Arc<Self>, index: u8) -> Arc<dyn IrqLine> {
+        self.line(16 + usize::from(index.min(3)))
+    }
+
+    fn line(self: &Arc<Self>, line: usize) -> Arc<dyn IrqLine> {
+        let mut chips = lock(&self.chips);
+        let source = chips.sources[line];
+        chips.sources[line] += 1;
+        assert!(source < 64, "a board has a fixed handful of sources for each line");
+        Arc::new(Line { interrupts: self.clone(), line, bit: 1 << source })
+    }
+
+    /// RESET#: the controllers at power-on, ELCR as firmware sets it (`level` has a bit for each ISA interrupt).
+    pub fn reset(&self, level: u16) {
+        {
+            let mut chips = lock(&self.chips);
+            chips.pic.reset();
+            chips.io_apic.reset();
+            let [low, high] = level.to_le_bytes();
+            chips.pic.write(irqchip::pic8259::port::MASTER_ELCR, low);
+            chips.pic.write(irqchip::pic8259::port::SLAVE_ELCR, high);
+        }
+        self.update_intr();
+    }
+
+    fn set(&self, line: usize, bit: u64, high: bool) {
+        let mut messages = Messages::default();
+        {
+            let mut chips = lock(&self.chips);
+            let before = chips.asserted[line];
+            let after = if high { before | bit } else { before & !bit };
+            chips.asserted[line] = after;
+            if (before != 0) == (after != 0) {
+                return;
+            }
+            let level = after != 0;
+            if line < 16 {
+                chips.pic.set_line(line as u8, level);
+            }
+            let pin = match line {
+                0 => usize::from(TIMER_PIN),
+                1..16 => line,
+                _ => usize::from(PIRQ_PIN) + line - 16,
+            };
+            chips.io_apic.set_line(pin, level, &mut messages.sink());
+        }
+        messages.send(&*self.vm);
+        if line < 16 {
+            self.update_intr();
+        }
+    }
+
+    /// INTA: the vector, `None` where no 8259 asks any more.
+    pub fn acknowledge(&self) -> Option<u8> {
+        let vector = {
+            let mut chips = lock(&self.chips);
+            chips.pic.output().then(|| chips.pic.acknowledge())
+        };
+        self.update_intr();
+        vector
+    }
+
+    /// EOI broadcast of a local APIC.
+    pub fn end_of_interrupt(&self, vector: u8) {
+        let mut messages = Messages::default();
+        lock(&self.chips).io_apic.end_of_interrupt(vector, &mut messages.sink());
+        messages.send(&*self.vm);
+    }
+
+    /// A load from the I/O APIC's registers: any part of one that lies in one 32-bit register.
+    pub fn io_apic_read(&self, offset: u32, data: &mut [u8]) {
+        let register = lock(&self.chips).io_apic.read(offset & !3).to_le_bytes();
+        data.fill(0xff);
+        for (to, from) in data.iter_mut().zip(register.iter().skip(offset as usize & 3)) {
+            *to = *from;
+        }
+    }
+
+    /// A store to them; only whole registers, and bytes of the select register, can be written.
+    pub fn io_apic_write(&self, offset: u32, data: &[u8]) {
+        let value = match *data {
+            [a, b, c, d, ..] => u32::from_le_bytes([a, b, c, d]),
+            [a, ..] if offset == 0 => u32::from(a),
+            _ => return,
+        };
+        let mut messages = Messages::default();
+        lock(&self.chips).io_apic.write(offset, value, &mut messages.sink());
+        messages.send(&*self.vm);
+    }
+
+    fn pic<R>(&self, f: impl FnOnce(&mut Pic8259) -> R) -> R {
+        let result = f(&mut lock(&self.chips).pic);
+        self.update_intr();
+        result
+    }
+
+    fn update_intr(&self) {
+        let mut told = lock(&self.intr);
+        let level = lock(&self.chips).pic.output();
+        if *told != level {
+            *told = level;
+            if let Err(e) = self.vm.set_line(0, level) {
+                log::error!("the engine could not take the level of INTR: {e}");
+            }
+        }
+    }
+}
+
+/// Interrupt messages on their way out: at most one for each pin.
+#[derive(Default)]
+struct Messages(Vec<(u64, u32)>);
+
+impl Messages {
+    fn sink(&mut self) -> impl FnMut(u64, u32) + '_ {
+        |address, data| self.0.push((address, data))
+    }
+    fn send(self, vm: &dyn Vm) {
+        self.0.into_iter().for_each(|(address, data)| signal(vm, address, data));
+    }
+}
+
+fn signal(vm: &dyn Vm, address: u64, data: u32) {
+    if let Err(e) = vm.signal_msi(Msi { address, data }) {
+        log::debug!("the engine could not deliver an interrupt message: {e}");
+    }
+}
+
+impl MsiSink for Interrupts {
+    fn signal(&self, address: u64, data: u32) {
+        signal(&*self.vm, address, data);
+    }
+}
+
+struct Line {
+    interrupts: Arc<Interrupts>,
+    line: usize,
+    bit: u64,
+}
+
+impl IrqLine for Line {
+    fn set(&self, high: bool) {
+        self.interrupts.set(self.line, self.bit, high);
+    }
+}
+
+/// The 8259s' ports, from `first` on.
+pub struct PicPorts {
+    pub interrupts: Arc<Interrupts>,
+    pub first: u16,
+}
+
+impl PortDevice for PicPorts {
+    fn read(&mut self, offset: u16, data: &mut [u8]) {
+        for (port, byte) in (self.first.wrapping_add(offset)..).zip(data) {
+            *byte = self.interrupts.pic(|pic| pic.read(port));
+        }
+    }
+    fn write(&mut self, offset: u16, data: &[u8]) {
+        for (port, &byte) in (self.first.wrapping_add(offset)..).zip(data) {
+            self.interrupts.pic(|pic| pic.write(port, byte));
+        }
+    }
+}
+
+// What the tables say and what is wired.
+const _: () = assert!(irq::TIMER == 0 && PIRQ_PIN as usize + 4 <= irqchip::io_apic::PINS);
