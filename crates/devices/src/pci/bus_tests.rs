@@ -175,14 +175,16 @@ fn configuration_ports_take_bytes_and_words_and_ignore_what_is_malformed() {
 }
 
 #[test]
-fn reset_control_resets_on_the_rising_bit_only() {
+fn byte_to_reset_control_resets_and_a_double_word_does_not() {
     let mut r = rig(0);
-    for value in [2, 6, 6, 2, 0] {
-        r.ports.write(1, &[value]);
-    }
-    assert_eq!(r.board.take(), [BoardEvent::Reset, BoardEvent::Reset]);
-    r.ports.write(1, &[0xe]);
+    r.ports.write(0, &0x8000_0600u32.to_le_bytes());
+    assert!(r.board.take().is_empty());
+    r.ports.write(1, &[2]);
+    r.ports.write(1, &[6]);
     assert_eq!(r.board.take(), [BoardEvent::Reset]);
+    let mut a = [0; 4];
+    r.ports.read(0, &mut a);
+    assert_eq!(u32::from_le_bytes(a), 0x8000_0600, "CONFIG_ADDRESS is another register");
 }
 
 #[test]
