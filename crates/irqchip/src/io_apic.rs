@@ -165,3 +165,226 @@ impl IoApic {
         self.redirection.get(pin).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// An I/O APIC, and what it sent.
+    struct Bench {
+        chip: IoApic,
+        sent: Vec<Message>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { chip: IoApic::new(2), sent: Vec::new() }
+        }
+
+        fn write(&mut self, register: u8, value: u32) {
+            let mut send = |address, data| self.sent.push(Message::from_msi(address, data).unwrap());
+            self.chip.write(0, u32::from(register), &mut send);
+            self.chip.write(0x10, value, &mut send);
+        }
+
+        fn read(&mut self, register: u8) -> u32 {
+            self.chip.write(0, u32::from(register), &mut |_, _| panic!("sent"));
+            self.chip.read(0x10)
+        }
+
+        fn entry(&mut self, pin: u8, low: u32, high: u32) {
+            self.write(0x11 + 2 * pin, high);
+            self.write(0x10 + 2 * pin, low);
+        }
+
+        fn line(&mut self, pin: usize, asserted: bool) {
+            self.chip.set_line(pin, asserted, &mut |address, data| {
+                self.sent.push(Message::from_msi(address, data).unwrap());
+            });
+        }
+
+        fn eoi(&mut self, vector: u8) {
+            self.chip.end_of_interrupt(vector, &mut |address, data| {
+                self.sent.push(Message::from_msi(address, data).unwrap());
+            });
+        }
+
+        /// Vectors sent since the last call.
+        fn vectors(&mut self) -> Vec<u8> {
+            self.sent.drain(..).map(|message| message.vector).collect()
+        }
+    }
+
+    #[test]
+    fn registers_after_power_on_are_the_datasheets() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.read(0), 0x0200_0000);
+        assert_eq!(bench.read(1), 0x0017_0020);
+        assert_eq!(bench.read(2), 0x0200_0000);
+        for register in 0x10..0x40 {
+            assert_eq!(bench.read(register), if register & 1 == 0 { 0x1_0000 } else { 0 });
+        }
+        assert_eq!((bench.read(0x40), bench.read(0xff), bench.read(3)), (0, 0, 0));
+    }
+
+    #[test]
+    fn redirection_entry_keeps_only_writable_bits() {
+        let mut bench = Bench::new();
+        bench.entry(5, u32::MAX, u32::MAX);
+        assert_eq!((bench.read(0x1a), bench.read(0x1b)), (0x1_afff, 0xfffe_0000));
+    }
+
+    #[test]
+    fn edge_pin_sends_once_a_rise() {
+        let mut bench = Bench::new();
+        bench.entry(4, 0x31, 0x0300_0000);
+        for asserted in [true, true, false, true] {
+            bench.line(4, asserted);
+        }
+        let expected = Message {
+            destination: 3,
+            destination_mode: DestinationMode::Physical,
+            delivery: DeliveryMode::Fixed,
+            vector: 0x31,
+            level_triggered: false,
+            assert: true,
+        };
+        assert_eq!(bench.sent, [expected, expected]);
+    }
+
+    #[test]
+    fn edge_on_a_masked_pin_is_lost() {
+        let mut bench = Bench::new();
+        bench.entry(4, 0x1_0031, 0);
+        bench.line(4, true);
+        bench.entry(4, 0x0031, 0);
+        assert_eq!(bench.vectors(), []);
+    }
+
+    #[test]
+    fn level_pin_sends_again_after_eoi_while_asserted() {
+        let mut bench = Bench::new();
+        bench.entry(10, 0x8045, 0);
+        bench.line(10, true);
+        assert_eq!(bench.vectors(), [0x45]);
+        assert_eq!(bench.read(0x24), 0xc045, "remote IRR");
+        bench.line(10, false);
+        bench.line(10, true);
+        assert_eq!(bench.vectors(), [], "still in service");
+        bench.eoi(0x44);
+        assert_eq!(bench.vectors(), []);
+        bench.eoi(0x45);
+        assert_eq!(bench.vectors(), [0x45]);
+        bench.line(10, false);
+        bench.eoi(0x45);
+        assert_eq!((bench.vectors(), bench.read(0x24)), (Vec::new(), 0x8045));
+    }
+
+    #[test]
+    fn level_pin_unmasked_while_asserted_sends() {
+        let mut bench = Bench::new();
+        bench.line(10, true);
+        bench.entry(10, 0x1_8045, 0);
+        assert_eq!(bench.vectors(), []);
+        bench.entry(10, 0x0_8045, 0);
+        assert_eq!(bench.vectors(), [0x45]);
+    }
+
+    #[test]
+    fn level_pin_masked_in_service_is_freed_by_eoi_without_sending() {
+        let mut bench = Bench::new();
+        bench.entry(10, 0x8045, 0);
+        bench.line(10, true);
+        bench.entry(10, 0x1_8045, 0);
+        bench.vectors();
+        bench.eoi(0x45);
+        assert_eq!((bench.vectors(), bench.read(0x24)), (Vec::new(), 0x1_8045));
+        bench.entry(10, 0x8045, 0);
+        assert_eq!(bench.vectors(), [0x45]);
+    }
+
+    #[test]
+    fn eoi_register_frees_the_vector() {
+        let mut bench = Bench::new();
+        bench.entry(10, 0x8045, 0);
+        bench.line(10, true);
+        bench.vectors();
+        bench.chip.write(0x40, 0x45, &mut |_, _| {});
+        assert_eq!(bench.read(0x24), 0xc045, "sent again at once, the line is asserted");
+    }
+
+    #[test]
+    fn trigger_mode_written_to_edge_clears_remote_irr() {
+        let mut bench = Bench::new();
+        bench.entry(10, 0x8045, 0);
+        bench.line(10, true);
+        bench.line(10, false);
+        bench.entry(10, 0x1_0045, 0);
+        bench.entry(10, 0x1_8045, 0);
+        assert_eq!(bench.read(0x24), 0x1_8045);
+    }
+
+    #[test]
+    fn eoi_of_a_shared_vector_frees_every_pin_with_it() {
+        let mut bench = Bench::new();
+        for pin in [10, 11] {
+            bench.entry(pin, 0x8045, 0);
+            bench.line(usize::from(pin), true);
+        }
+        assert_eq!(bench.vectors(), [0x45, 0x45]);
+        bench.line(10, false);
+        bench.eoi(0x45);
+        assert_eq!(bench.vectors(), [0x45]);
+    }
+
+    #[test]
+    fn destination_fields_reach_the_message() {
+        let table = [
+            (0x0931, 0x0f00_0000, 0x0f, DestinationMode::Logical, DeliveryMode::LowestPriority),
+            (0x0031, 0xff00_0000, EVERYONE, DestinationMode::Physical, DeliveryMode::Fixed),
+            (0x0031, 0x0102_0000, 0x101, DestinationMode::Physical, DeliveryMode::Fixed),
+            (0x0400, 0x0000_0000, 0, DestinationMode::Physical, DeliveryMode::Nmi),
+            (0x0700, 0x0000_0000, 0, DestinationMode::Physical, DeliveryMode::ExtInt),
+        ];
+        for (low, high, destination, destination_mode, delivery) in table {
+            let mut bench = Bench::new();
+            bench.entry(0, low, high);
+            bench.line(0, true);
+            let sent = bench.sent[0];
+            assert_eq!(
+                (sent.destination, sent.destination_mode, sent.delivery),
+                (destination, destination_mode, delivery)
+            );
+        }
+    }
+
+    proptest! {
+        /// A guest writes anything, lines do anything: bounded messages, no panic.
+        #[test]
+        fn any_accesses_send_at_most_one_message_a_pin(
+            steps in prop::collection::vec((0u8..4, any::<u8>(), any::<u32>()), 0..200),
+        ) {
+            let mut chip = IoApic::new(0);
+            for (step, small, value) in steps {
+                let mut sent = 0;
+                let mut send = |_, _| sent += 1;
+                match step {
+                    0 => chip.set_line(usize::from(small), value & 1 != 0, &mut send),
+                    1 => chip.end_of_interrupt(small, &mut send),
+                    2 => {
+                        chip.write(0, u32::from(small), &mut send);
+                        chip.write(0x10, value, &mut send);
+                    }
+                    _ => chip.write(value, value, &mut send),
+                }
+                prop_assert!(sent <= PINS);
+                for pin in 0..PINS {
+                    let entry = chip.redirection(pin).unwrap();
+                    prop_assert!(entry & REMOTE_IRR == 0 || entry & LEVEL != 0);
+                }
+            }
+        }
+    }
+}

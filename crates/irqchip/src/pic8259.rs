@@ -324,3 +324,7 @@ impl Pic8259 {
         self.cascade();
     }
 }
+
+#[cfg(test)]
+#[path = "pic8259_tests.rs"]
+mod tests;
