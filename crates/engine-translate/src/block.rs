@@ -106,6 +106,10 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn find_block_slow(&mut self, rip: u64, guard: u64) -> Guest<*const Block> {
+        if self.vector_stubs_full() {
+            self.blocks.clear();
+            self.vector_clear_stubs();
+        }
         self.check_fetch_limit(rip, 1)?;
         let linear = self.code_linear(rip);
         let physical = self.fetch_translate(linear)?;
