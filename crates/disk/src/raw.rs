@@ -12,7 +12,7 @@ use std::path::Path;
 pub const SECTOR: u64 = 512;
 
 /// Zeroes written at a time where the host has no better way.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why an image can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -74,7 +74,7 @@ macro_rules! scalar {
         /// Reads a little-endian value; in one access where it is aligned.
         pub fn $read(&self, address: GuestPhys) -> Result<$t> {
             const N: u64 = size_of::<$t>() as u64;
-            if address.0 % N == 0 {
+            if address.0.is_multiple_of(N) {
                 let p = self.host_range(address, N)?;
                 // SAFETY: host_range gave a valid range of N bytes; it is aligned, since regions start on pages.
                 let v = unsafe { &*p.as_ptr().cast::<$atomic>() }.load(Acquire);
@@ -87,7 +87,7 @@ macro_rules! scalar {
         /// Writes a little-endian value; in one access where it is aligned.
         pub fn $write(&self, address: GuestPhys, value: $t) -> Result<()> {
             const N: u64 = size_of::<$t>() as u64;
-            if address.0 % N == 0 {
+            if address.0.is_multiple_of(N) {
                 let p = self.writable_range(address, N)?;
                 // SAFETY: as in the read.
                 unsafe { &*p.as_ptr().cast::<$atomic>() }.store(value.to_le(), Release);

@@ -122,7 +122,7 @@ impl Msix {
 
     /// A write to it: aligned, of 4 or 8 bytes; others are not defined and do nothing.
     pub fn write(&self, offset: u64, data: &[u8]) {
-        if offset % 4 != 0 || !matches!(data.len(), 4 | 8) {
+        if !offset.is_multiple_of(4) || !matches!(data.len(), 4 | 8) {
             return;
         }
         let mut s = lock(&self.state);

@@ -64,11 +64,7 @@ pub fn read(r: &Registers, offset: u64, out: &mut [u8]) {
 /// Writes the structure. A field is written whole, a 64-bit one in halves too; anything else does nothing.
 pub fn write(r: &mut Registers, offset: u64, data: &[u8]) {
     match *data {
-        [v] => {
-            if offset == DEVICE_STATUS {
-                r.set_status(v, Interface::Modern);
-            }
-        }
+        [v] if offset == DEVICE_STATUS => r.set_status(v, Interface::Modern),
         [a, b] => write16(r, offset, u16::from_le_bytes([a, b])),
         [a, b, c, d] => write32(r, offset, u32::from_le_bytes([a, b, c, d])),
         [a, b, c, d, e, f, g, h] if offset >= QUEUE_DESC => {

@@ -69,6 +69,8 @@ impl Core {
 struct Control {
     /// Queues to serve, one bit each.
     kicked: u64,
+    /// The queue served last: the next in turn comes first, so that a busy one starves none.
+    last: u32,
     /// While not 0 no request is begun.
     holds: u32,
     /// A request is being done.
@@ -125,15 +127,17 @@ impl Runner {
         }
     }
 
-    /// Serves each queue that was kicked once: at most one request of each. False if there was nothing to do, or the
-    /// runner is held.
+    /// Serves one queue that was kicked: at most one request. False if there was nothing to do, or the runner is held
+    /// or busy.
     pub fn step(&self) -> bool {
         let mut control = lock(&self.control);
         if control.busy || control.holds > 0 || control.kicked == 0 {
             return false;
         }
-        let index = control.kicked.trailing_zeros() as usize;
-        control.kicked &= control.kicked - 1;
+        let turn = (control.last + 1) % 64;
+        control.last = (control.kicked.rotate_right(turn).trailing_zeros() + turn) % 64;
+        let index = control.last as usize;
+        control.kicked &= !(1 << index);
         control.busy = true;
         drop(control);
         // A bug in a device costs that device, not the VM: the queue is left alone.
@@ -153,8 +157,14 @@ impl Runner {
     /// Has queue `index` served soon.
     pub fn kick(&self, index: usize) {
         if index < 64 {
-            lock(&self.control).kicked |= 1 << index;
-            self.wake.notify_one();
+            let mut control = lock(&self.control);
+            // A thread that is busy looks again before it sleeps, and one already woken need not be woken twice.
+            let asleep = !control.busy && control.kicked == 0;
+            control.kicked |= 1 << index;
+            drop(control);
+            if asleep {
+                self.wake.notify_one();
+            }
         }
     }
 
@@ -191,8 +201,8 @@ impl Runner {
         });
     }
 
-    /// Ends the thread after the request being done, and has the device put what it holds in safety (a disk is flushed). The
-    /// error is the device's.
+    /// Ends the thread after the request being done, and has the device put what it holds in safety (a disk is
+    /// flushed). The error is the device's.
     pub fn stop(&self) -> io::Result<()> {
         lock(&self.control).stopping = true;
         self.wake.notify_all();

@@ -13,7 +13,7 @@ use memory::virtqueue::{self, Queue};
 use memory::{GuestMemory, Kind, RegionConfig};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst, fence};
 
 const DATA: u64 = 0x30_0000;
 
@@ -230,6 +230,44 @@ fn bus_reset_brings_the_device_back_to_its_beginning() {
     assert_eq!(d.rig.config_u32(msix) >> 31, 0);
     d.start(0, false);
     assert_eq!(d.request(0, &[(DATA, 16, WRITE)]), 16);
+}
+
+/// A driver that notifies only where the device asks for it, and looks only after an interrupt: were one lost, on either
+/// side, it would wait for ever.
+#[test]
+fn event_index_under_load_loses_no_notification_and_no_interrupt() {
+    let mut d = TestDriver::new(Rig::new(Entropy::new()), Mode::Modern, feature::EVENT_IDX, true);
+    let (memory, msi, layout) = (d.rig.memory.clone(), d.rig.msi.clone(), d.queues[0].layout);
+    let word = |at: GuestPhys, offset: u64| memory.read_u16(at.wrapping_add(offset)).unwrap();
+    let (mut offered, mut done, mut notified, mut interrupts) = (0u16, 0u16, 0, 0);
+    for round in 0..20_000u16 {
+        let old = offered;
+        for _ in 0..=round % 7 {
+            d.offer(0, &[(DATA, 8, WRITE)]);
+            offered = offered.wrapping_add(1);
+        }
+        fence(SeqCst);
+        let event = word(layout.used, 4 + 8 * u64::from(layout.size));
+        if offered.wrapping_sub(event).wrapping_sub(1) < offered.wrapping_sub(old) {
+            d.notify(0);
+            notified += 1;
+        }
+        // Leave some in flight, so that both sides run at once.
+        while offered.wrapping_sub(done) > 32 || (round + 1 == 20_000 && done != offered) {
+            let used_event = layout.available.wrapping_add(4 + 2 * u64::from(layout.size));
+            memory.write_u16(used_event, done).unwrap();
+            fence(SeqCst);
+            if word(layout.used, 2) == done {
+                d.rig.wait("an interrupt", || {
+                    let n = msi.take().len();
+                    interrupts += n;
+                    n > 0
+                });
+            }
+            done = word(layout.used, 2);
+        }
+    }
+    assert!(notified > 0 && interrupts > 0);
 }
 
 /// A device with a counter in its configuration structure, that panics on demand.

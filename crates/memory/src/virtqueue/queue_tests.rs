@@ -209,7 +209,7 @@ fn random_rings_never_hang_or_panic() {
     let (mut taken, mut refused) = (0, 0);
     for _ in 0..20_000 {
         for i in 0..SIZE {
-            let address = random() % 0x4_0000 & !(random() & 0xff);
+            let address = (random() % 0x4_0000) & !(random() & 0xff);
             d.descriptor(
                 i,
                 address,
@@ -251,7 +251,7 @@ fn rings_rewritten_while_they_are_read_give_only_valid_chains() {
             let mut i = 0u64;
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 i += 1;
-                let bad = i % 3 == 0;
+                let bad = i.is_multiple_of(3);
                 let (address, len) = if bad { (u64::MAX - i, u32::MAX) } else { (0x4000, 64) };
                 d.descriptor((i % 4) as u16, address, len, (i >> 2) as u16 & 3, (i >> 4) as u16 % 5);
                 d.set_available(2, (i >> 3) as u16 % 4);

@@ -87,7 +87,7 @@ impl Block {
     fn place(&self, sector: u64, len: u64) -> Result<u64, Failure> {
         let sectors = len / SECTOR;
         let inside = sector.checked_add(sectors).is_some_and(|end| end <= self.sectors());
-        if len % SECTOR == 0 && inside { Ok(sector * SECTOR) } else { Err(Failure::Request) }
+        if len.is_multiple_of(SECTOR) && inside { Ok(sector * SECTOR) } else { Err(Failure::Request) }
     }
 
     fn read(&mut self, sector: u64, mut to: Writer<'_>, len: u64) -> Result<(), Failure> {
@@ -132,7 +132,10 @@ impl Block {
     /// Discards or zeroes ranges (VIRTIO 1.2, 5.2.6.2). What is discarded reads as zeroes here, too.
     fn zero(&mut self, mut from: Reader<'_>, discard: bool) -> Result<(), Failure> {
         let len = from.remaining();
-        if self.image.read_only() || len % RANGE as u64 != 0 || len / RANGE as u64 > MAX_ZERO_RANGES.into() {
+        if self.image.read_only()
+            || !len.is_multiple_of(RANGE as u64)
+            || len / RANGE as u64 > MAX_ZERO_RANGES.into()
+        {
             return Err(Failure::Request);
         }
         while from.remaining() > 0 {
