@@ -73,6 +73,8 @@ impl Apt {
             "APT::Sandbox::User=root".into(),
             "Acquire::Languages=none".into(),
             "Acquire::Retries=3".into(),
+            // Without this, lists that could not be fetched are a warning and status 0.
+            "APT::Update::Error-Mode=any".into(),
         ] {
             command.arg("-o").arg(option);
         }

@@ -1,0 +1,91 @@
+//! What the fuzz targets share: a little guest memory that a hostile driver has written, and a loader's board.
+
+use std::sync::{Arc, LazyLock};
+
+use address::GuestPhys;
+use machine::boot::{self, Files, ModuleBytes, Platform};
+use machine::pc::memory_map::MemoryMap;
+use memory::virtqueue::{Layout, Options};
+use memory::{GuestMemory, Kind, RegionConfig};
+
+/// Bytes of guest memory that hold the queues: small, so that random addresses often hit.
+const QUEUE_MEMORY: u64 = 64 << 10;
+/// Bytes of the board's memory that kernels are loaded into.
+const BOARD_MEMORY: u64 = 64 << 20;
+
+/// A hostile driver's work: where it says the rings lie, what it negotiated, and memory as it left it.
+pub struct Driver<'a> {
+    pub layout: Layout,
+    pub options: Options,
+    pub memory: Arc<GuestMemory>,
+    /// Words that it writes into memory while the device is at work: address and value.
+    pub later: &'a [u8],
+}
+
+impl<'a> Driver<'a> {
+    /// Reads the driver off the fuzzer's bytes; none when they are too few.
+    pub fn new(data: &'a [u8]) -> Option<Driver<'a>> {
+        static MEMORY: LazyLock<Arc<GuestMemory>> = LazyLock::new(|| {
+            let config = RegionConfig { base: GuestPhys(0), len: QUEUE_MEMORY, kind: Kind::Ram };
+            Arc::new(GuestMemory::new(&[config]).expect("64 KiB of memory"))
+        });
+        let (head, rest) = data.split_at_checked(12)?;
+        let at = |index: usize| u64::from(u16::from_le_bytes([head[index], head[index + 1]]));
+        // Mostly legal rings, or nothing beyond their checks would ever be reached; half of them at the beginning of
+        // memory, where the fuzzer's bytes lie.
+        let layout = match head[0] {
+            0..=7 => Layout {
+                size: at(2) as u16,
+                descriptors: GuestPhys(at(4)),
+                available: GuestPhys(at(6)),
+                used: GuestPhys(at(8)),
+            },
+            bits @ 8..=127 => Layout {
+                size: 1 << (bits % 9),
+                descriptors: GuestPhys(at(4) & !15),
+                available: GuestPhys(at(6) & !1),
+                used: GuestPhys(at(8) & !3),
+            },
+            _ => Layout {
+                size: 4,
+                descriptors: GuestPhys(0),
+                available: GuestPhys(0x40),
+                used: GuestPhys(0x8000),
+            },
+        };
+        let options = Options {
+            indirect: head[1] & 1 != 0,
+            event_idx: head[1] & 2 != 0,
+            max_bytes: 1 << (head[10] % 33),
+        };
+        let (later, contents) = rest.split_at(usize::from(head[11]).min(rest.len()) & !3);
+        MEMORY.fill(GuestPhys(0), QUEUE_MEMORY, 0).ok()?;
+        let contents = &contents[..contents.len().min(QUEUE_MEMORY as usize)];
+        MEMORY.load(GuestPhys(0), contents).ok()?;
+        Some(Driver { layout, options, memory: MEMORY.clone(), later })
+    }
+
+    /// Writes the next of the words that change while the device works; false when there is none left.
+    pub fn meddle(&mut self) -> bool {
+        let Some((word, rest)) = self.later.split_first_chunk::<4>() else { return false };
+        self.later = rest;
+        let address = GuestPhys(u64::from(u16::from_le_bytes([word[0], word[1]])));
+        // An address at the very end leaves no room for two bytes.
+        let _ = self.memory.write(address, &word[2..]);
+        true
+    }
+}
+
+/// Loads `kernel`, whatever it is, with a command line and an initrd.
+pub fn load(kernel: &[u8]) {
+    static BOARD: LazyLock<(MemoryMap, GuestMemory)> = LazyLock::new(|| {
+        let map = MemoryMap::new(BOARD_MEMORY).expect("a memory map");
+        let memory = map.allocate().expect("64 MiB of memory");
+        (map, memory)
+    });
+    let (map, memory) = &*BOARD;
+    let modules = [ModuleBytes { bytes: b"070701 an initrd", command_line: "initrd" }];
+    let files = Files { kernel_name: "kernel", kernel, modules: &modules, command_line: "console=ttyS0" };
+    // Whether it is a kernel is the loader's to say; that it says so is what is tested.
+    let _ = boot::load(Platform { memory, map, rsdp: 0xe_0000 }, files);
+}
