@@ -1,13 +1,13 @@
 //! The keyboard controller: an 8042 with one port, a keyboard on it, and the reset line of the machine.
 //!
-//! Ports 60h (offset 0) and 64h (offset 4); those between belong to others. There is no auxiliary (mouse) port: its
-//! commands answer as a port with nothing behind it does, quickly, so that kernels don't wait.
+//! [`I8042`] itself is the data port, 60h; [`CommandPort`] is 64h, since the ports between belong to others. There is no
+//! auxiliary (mouse) port: its commands answer as a port with nothing behind it does, quickly, so that kernels don't wait.
 
 use super::ps2_keyboard::Ps2Keyboard;
 use super::{each_byte, fill_bytes};
 use crate::wiring::{BoardControl, BoardEvent, IrqLine, PortDevice};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub const DATA_PORT: u16 = 0x60;
 pub const COMMAND_PORT: u16 = 0x64;
@@ -224,22 +224,42 @@ impl I8042 {
     }
 }
 
+/// The data port.
 impl PortDevice for I8042 {
     fn read(&mut self, offset: u16, data: &mut [u8]) {
-        fill_bytes(offset, data, |offset| match offset {
-            0 => self.read_data(),
-            4 => self.status(),
-            _ => 0xff,
-        });
+        fill_bytes(offset, data, |offset| if offset == 0 { self.read_data() } else { 0xff });
     }
 
     fn write(&mut self, offset: u16, data: &[u8]) {
-        for (offset, byte) in each_byte(offset, data) {
-            match offset {
-                0 => self.write_data(byte),
-                4 => self.write_command(byte),
-                _ => {}
-            }
+        for (_, byte) in each_byte(offset, data).filter(|(offset, _)| *offset == 0) {
+            self.write_data(byte);
+        }
+    }
+}
+
+/// The controller's other port: status when read, commands when written. It locks the controller.
+pub struct CommandPort {
+    controller: Arc<Mutex<I8042>>,
+}
+
+impl CommandPort {
+    pub fn new(controller: Arc<Mutex<I8042>>) -> Self {
+        Self { controller }
+    }
+
+    fn controller(&self) -> MutexGuard<'_, I8042> {
+        self.controller.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PortDevice for CommandPort {
+    fn read(&mut self, offset: u16, data: &mut [u8]) {
+        fill_bytes(offset, data, |offset| if offset == 0 { self.controller().status() } else { 0xff });
+    }
+
+    fn write(&mut self, offset: u16, data: &[u8]) {
+        for (_, byte) in each_byte(offset, data).filter(|(offset, _)| *offset == 0) {
+            self.controller().write_command(byte);
         }
     }
 }
@@ -268,3 +288,7 @@ const TO_SET_1: [u8; 0x85] = [
     0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45, 0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54,
     0x80, 0x81, 0x82, 0x41, 0x54,
 ];
+
+#[cfg(test)]
+#[path = "i8042_tests.rs"]
+mod tests;

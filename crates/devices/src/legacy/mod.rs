@@ -1,7 +1,4 @@
-//! The PC's own chips.
-//!
-//! Where a chip's ports are not next to each other its [`crate::wiring::PortDevice`] offset still counts from its first
-//! port, and the board gives it only the ports that are its own (each file says which).
+//! The PC's own chips, one a file. Each says which ports it expects to be given.
 
 pub mod debug_exit;
 pub mod debugcon;

@@ -172,7 +172,7 @@ proptest! {
         for (at, value, now) in writes {
             let _ = apic.write(at & 0x3f0, value as u32, now);
             let _ = apic.write_mmio(at & 0xfff, &value.to_le_bytes()[..(at >> 28 & 7) as usize], now);
-            let _ = apic.read_mmio(at & 0xfff, &mut [0; 8], now);
+            apic.read_mmio(at & 0xfff, &mut [0; 8], now);
             let _ = apic.write_msr(FIRST_MSR + (at & 0xff), value, now);
             let _ = apic.read_msr(FIRST_MSR + (at & 0xff), now);
             apic.set_tsc_deadline(value, now);
