@@ -62,6 +62,9 @@ impl<'a> Driver<'a> {
         MEMORY.fill(GuestPhys(0), QUEUE_MEMORY, 0).ok()?;
         let contents = &contents[..contents.len().min(QUEUE_MEMORY as usize)];
         MEMORY.load(GuestPhys(0), contents).ok()?;
+        if head[0] >= 128 {
+            tidy(&MEMORY, contents).ok()?;
+        }
         Some(Driver { layout, options, memory: MEMORY.clone(), later })
     }
 
@@ -74,6 +77,23 @@ impl<'a> Driver<'a> {
         let _ = self.memory.write(address, &word[2..]);
         true
     }
+}
+
+/// Makes four chains available in rings at the beginning of memory, with descriptors that mostly lie in memory: what
+/// a device checks of the requests themselves comes only after all that is right.
+fn tidy(memory: &GuestMemory, contents: &[u8]) -> memory::Result<()> {
+    for index in 0..4 {
+        let descriptor = |offset| GuestPhys(index * 16 + offset);
+        let byte =
+            |offset: u64| u64::from(contents.get((index * 16 + offset) as usize).copied().unwrap_or(0));
+        // Address, length, flags (next, write, indirect), next.
+        memory.write_u64(descriptor(0), byte(0) << 4 | byte(1) << 15)?;
+        memory.write_u32(descriptor(8), (byte(8) | (byte(9) & 0x83) << 8) as u32)?;
+        memory.write_u16(descriptor(12), (byte(12) & 7) as u16)?;
+        memory.write_u16(descriptor(14), (byte(14) & 3) as u16)?;
+        memory.write_u16(GuestPhys(0x44 + index * 2), index as u16)?;
+    }
+    memory.write_u32(GuestPhys(0x40), 4 << 16)
 }
 
 /// Loads `kernel`, whatever it is, with a command line and an initrd.

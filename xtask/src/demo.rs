@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: a Debian kernel in Auberge, with a person at its shell or a command run in it.
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let machine = Machine { programs, kernel, initrd, memory: args.memory.clone(), cpus: args.cpus };
     let ends = Ends::install()?;
     match words {
-        Some(words) => run_script(&machine, &words, &token, &ends),
+        Some(words) => run_script(&machine, &words, &token, &ends, &mut std::io::stdout()),
         None => attach(&machine, &ends),
     }
 }
@@ -97,8 +97,14 @@ impl Machine {
     }
 }
 
-/// Runs a script in the guest under `vmctl run`: its output on ours, its status ours.
-fn run_script(machine: &Machine, words: &str, token: &str, ends: &Ends) -> Result<ExitCode> {
+/// Runs a script in the guest under `vmctl run`: its output to `output`, its status ours.
+fn run_script(
+    machine: &Machine,
+    words: &str,
+    token: &str,
+    ends: &Ends,
+    output: &mut dyn Write,
+) -> Result<ExitCode> {
     let mut command = machine.vmctl(&["run"], &format!("console=ttyS0 quiet {words}"));
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("vmctl did not start")?;
@@ -113,7 +119,7 @@ fn run_script(machine: &Machine, words: &str, token: &str, ends: &Ends) -> Resul
         if count == 0 {
             break;
         }
-        let output = extractor.feed(&buffer[..count]);
+        let said = extractor.feed(&buffer[..count]);
         if extractor.state() == State::Booting {
             last.push(&buffer[..count]);
             if last.contains("Kernel panic - not syncing") {
@@ -122,7 +128,7 @@ fn run_script(machine: &Machine, words: &str, token: &str, ends: &Ends) -> Resul
         } else {
             step = None;
         }
-        std::io::stdout().write_all(&output).and_then(|()| std::io::stdout().flush())?;
+        output.write_all(&said).and_then(|()| output.flush())?;
         if matches!(extractor.state(), State::Ended(_)) {
             break;
         }
@@ -133,7 +139,7 @@ fn run_script(machine: &Machine, words: &str, token: &str, ends: &Ends) -> Resul
     let state = extractor.state();
     let ended = matches!(state, State::Ended(_));
     let vmctl = wait_or_end(&mut child, if ended { PATIENCE } else { Duration::from_secs(2) })?;
-    std::io::stdout().write_all(&extractor.finish())?;
+    output.write_all(&extractor.finish())?;
     match state {
         State::Ended(status) => Ok(ExitCode::from(status)),
         _ if ends.asked() => Ok(ExitCode::from(130)),
@@ -255,6 +261,7 @@ fn send(child: &Child, signal: Signal) {
 
 /// Interrupts, hang-ups and requests to end this process: passed to the child that runs, so that what comes after it
 /// still cleans up.
+#[derive(Default)]
 struct Ends {
     child: Arc<Mutex<Watched>>,
 }
@@ -267,8 +274,8 @@ struct Watched {
 
 impl Ends {
     fn install() -> Result<Ends> {
-        let child = Arc::new(Mutex::new(Watched::default()));
-        let watched = Arc::clone(&child);
+        let ends = Ends::default();
+        let watched = Arc::clone(&ends.child);
         ctrlc::set_handler(move || {
             let mut watched = watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             watched.asked = true;
@@ -278,7 +285,7 @@ impl Ends {
             }
         })
         .context("could not take over this terminal's interrupt")?;
-        Ok(Ends { child })
+        Ok(ends)
     }
 
     fn watch(&self, child: &Child) {
@@ -335,6 +342,77 @@ mod tests {
         assert!(tail.0.len() <= Tail::KEPT + 4096);
         assert!(tail.text().ends_with("line 9999\n"));
         assert!(tail.text().len() <= Tail::KEPT);
+    }
+
+    /// A machine whose `vmctl` and `vmd` are these shell scripts.
+    fn machine(vmctl: &str, vmd: &str) -> (tempfile::TempDir, Machine) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, script) in [("vmctl", vmctl), ("vmd", vmd)] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&path, mode).expect("made executable");
+        }
+        let machine = Machine {
+            programs: folder.path().to_owned(),
+            kernel: "vmlinuz".into(),
+            initrd: Some("initrd.img".into()),
+            memory: "512M".into(),
+            cpus: 2,
+        };
+        (folder, machine)
+    }
+
+    fn script(vmctl: &str) -> (Result<ExitCode>, String) {
+        let (_folder, machine) = machine(vmctl, "");
+        let mut output = Vec::new();
+        let result = run_script(&machine, "auberge.run=eA==", "t", &Ends::default(), &mut output);
+        (result, String::from_utf8(output).expect("text"))
+    }
+
+    #[test]
+    fn run_script_guest_that_runs_it_gives_output_and_status() {
+        let arguments = "run -b vmlinuz --cmdline console=ttyS0 quiet auberge.run=eA== -m 512M -p 2 --initrd initrd.img demo";
+        let vmctl = r#"printf 'boot\r\n<auberge:t:begin>\n%s\n<auberge:t:end 7>\nPower down\r\n' "$*""#;
+        let (result, output) = script(vmctl);
+        assert_eq!(output, format!("{arguments}\n"));
+        assert_eq!(format!("{:?}", result.expect("ended")), format!("{:?}", ExitCode::from(7)));
+    }
+
+    #[test]
+    fn run_script_guest_that_ends_in_its_middle_is_an_error_after_its_output() {
+        let (result, output) = script("printf '<auberge:t:begin>\\nhalf <aub'");
+        assert_eq!(output, "half <aub");
+        assert!(result.unwrap_err().to_string().contains("before the command did"));
+    }
+
+    #[test]
+    fn run_script_kernel_that_panics_is_an_error_with_the_console_s_end() {
+        let (result, output) = script("printf 'Kernel panic - not syncing: no init\\n'; exec sleep 1000");
+        assert_eq!(output, "");
+        assert!(result.unwrap_err().to_string().contains("no init"));
+    }
+
+    #[test]
+    fn attach_leaving_the_console_stops_the_guest_and_the_daemon() {
+        let vmctl = r#"echo "$*" >>"$(dirname "$0")/calls""#;
+        let vmd = r#"trap 'echo ended >>"$(dirname "$0")/calls"; exit 0' TERM
+            echo "$VMD_SOCKET" >"$(dirname "$0")/socket"; : >"$VMD_SOCKET"; while :; do sleep 0.05; done"#;
+        let (folder, machine) = machine(vmctl, vmd);
+        attach(&machine, &Ends::default()).expect("left");
+        let read = |name| std::fs::read_to_string(folder.path().join(name)).expect("written");
+        let calls = read("calls");
+        let calls: Vec<&str> = calls.lines().collect();
+        assert!(calls[0].starts_with("start -c -b vmlinuz --cmdline console=ttyS0"), "{calls:?}");
+        assert_eq!(calls[1..], ["stop -f -w demo", "ended"]);
+        assert!(!Path::new(read("socket").trim()).parent().expect("a folder").exists());
+    }
+
+    #[test]
+    fn attach_daemon_that_ends_at_once_is_an_error_with_its_log() {
+        let (_folder, machine) = machine("", "echo no memory left >&2; exit 3");
+        let error = attach(&machine, &Ends::default()).unwrap_err().to_string();
+        assert!(error.contains("no memory left"), "{error}");
     }
 
     #[test]

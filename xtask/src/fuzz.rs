@@ -28,6 +28,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     nightly()?;
     let mut fuzz = Command::new("rustup");
     fuzz.args(["run", "nightly", "cargo", "fuzz", "run", target, "--"]);
+    fuzz.args(["-max_len=4096", "-len_control=0"]);
     fuzz.arg(format!("-max_total_time={}", args.seconds)).current_dir(host::workspace());
     // Set by the cargo that runs xtask; the nightly toolchain has its own.
     for variable in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
