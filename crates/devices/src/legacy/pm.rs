@@ -238,3 +238,7 @@ impl PortDevice for SmiCommand {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pm_tests.rs"]
+mod tests;
