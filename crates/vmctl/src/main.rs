@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("VMCTL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     execute(options).unwrap_or_else(|e| {
-        eprintln!("vmctl: {e:#}");
+        eprintln!("vmctl: {}", vmd::sentence(&e));
         ExitCode::FAILURE
     })
 }

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use vm_conf::{DiskFormat, DiskSpec};
 
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,26 @@ pub fn open_pty() -> Result<Pty, Error> {
     termios.set_speed(rustix::termios::speed::B115200).map_err(pty)?;
     rustix::termios::tcsetattr(&user, rustix::termios::OptionalActions::Now, &termios).map_err(pty)?;
     Ok(Pty { master, path })
+}
+
+/// Waits, at most `patience`, until whoever has a console open has read what is left in it.
+pub fn drain_pty(master: &OwnedFd, patience: Duration) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        let mut fds = [PollFd::new(master, PollFlags::empty())];
+        let attached = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+            && !fds[0].revents().contains(PollFlags::HUP);
+        if !attached {
+            return;
+        }
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let Ok(user) = rustix::pty::ioctl_tiocgptpeer(master, flags) else { return };
+        if rustix::io::ioctl_fionread(&user).is_ok_and(|unread| unread == 0) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A kernel or module, for reading.

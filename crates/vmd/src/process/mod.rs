@@ -22,6 +22,8 @@ use std::time::Duration;
 pub const ARGUMENT: &str = "--vm-process";
 /// How long the machine has to end once it is told to, before the process ends without it.
 const TERMINATE_PATIENCE: Duration = Duration::from_secs(15);
+/// How soon the power button is pressed again.
+const PRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// Exit status of a process that gave up on its machine.
 const EXIT_STUCK: i32 = 3;
 
@@ -32,7 +34,7 @@ pub fn enter_if_asked() {
         let status = match run() {
             Ok(()) => 0,
             Err(e) => {
-                eprintln!("the VM's process: {e}");
+                eprintln!("the VM's process: {}", crate::sentence(&e));
                 1
             }
         };
@@ -56,7 +58,7 @@ fn run() -> anyhow::Result<()> {
     let pc = match made {
         Ok(pc) => pc,
         Err(e) => {
-            channel::send(&*channel, &FromVm::NotStarted(e.to_string()), &[])?;
+            channel::send(&*channel, &FromVm::NotStarted(crate::sentence(&e)), &[])?;
             return Ok(());
         }
     };
@@ -115,11 +117,21 @@ fn end_on_signals(ender: Ender) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Presses the power button; again and again while the guest doesn't listen to it, as it doesn't early in its boot.
+fn press_until_heard(handle: &PcHandle) {
+    while handle.status() != ::machine::Status::Ended && !handle.press_power_button() {
+        thread::sleep(PRESS_INTERVAL);
+    }
+}
+
 /// Carries out commands until the machine is to end.
 fn obey(channel: Arc<OwnedFd>, handle: PcHandle, ender: Ender) {
     loop {
         match channel::receive::<ToVm>(channel.as_fd()) {
-            Ok(Some((ToVm::PressPowerButton, _))) => handle.press_power_button(),
+            Ok(Some((ToVm::PressPowerButton, _))) => {
+                let handle = handle.clone();
+                thread::spawn(move || press_until_heard(&handle));
+            }
             Ok(Some((ToVm::Pause, _))) => {
                 handle.pause();
                 let _ = channel::send(channel.as_fd(), &FromVm::Paused, &[]);
