@@ -219,10 +219,7 @@ impl Registers {
                         runner.kick(i);
                     }
                     Err(error) => {
-                        log::warn!(
-                            "the guest set queue {i} of its {:?} device up wrong: {error}",
-                            core.device.id()
-                        );
+                        core.warn(i, &error);
                         failed = true;
                     }
                 }

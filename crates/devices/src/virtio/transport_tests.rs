@@ -308,6 +308,18 @@ fn device_that_fails_does_not_take_its_thread_along() {
 }
 
 #[test]
+fn runner_without_owners_ends_its_thread_and_frees_the_device() {
+    let config = Arc::new(DeviceConfig::new(vec![0; 8], 0..0));
+    let rig = Rig::new(Odd(config.clone()));
+    drop(rig);
+    let start = std::time::Instant::now();
+    while Arc::strong_count(&config) > 1 {
+        assert!(start.elapsed().as_secs() < 20, "the device still lives");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn generation_moves_when_the_device_changes_its_configuration() {
     let config = Arc::new(DeviceConfig::new(vec![0; 8], 4..5));
     let mut d = TestDriver::new(Rig::new(Odd(config.clone())), Mode::Modern, 0, false);
