@@ -69,6 +69,12 @@ impl Chip {
         }
     }
 
+    /// Inputs that become level-triggered are sampled at once.
+    fn set_elcr(&mut self, value: u8) {
+        self.elcr = value;
+        self.irr = self.irr & !value | self.lines & value;
+    }
+
     /// How far `input` is below the top: 0 is the highest priority.
     fn rank(&self, input: u8) -> u8 {
         input.wrapping_sub(self.top) & 7
@@ -317,8 +323,8 @@ impl Pic8259 {
             port::SLAVE_COMMAND => self.slave.write_command(value),
             port::SLAVE_DATA => self.slave.write_data(value),
             // Timer, keyboard and cascade; RTC and coprocessor error: always edges.
-            port::MASTER_ELCR => self.master.elcr = value & 0xf8,
-            port::SLAVE_ELCR => self.slave.elcr = value & 0xde,
+            port::MASTER_ELCR => self.master.set_elcr(value & 0xf8),
+            port::SLAVE_ELCR => self.slave.set_elcr(value & 0xde),
             _ => {}
         }
         self.cascade();

@@ -129,6 +129,18 @@ fn level_line_interrupts_as_long_as_it_is_high() {
 }
 
 #[test]
+fn line_already_high_interrupts_when_it_becomes_level_triggered() {
+    let mut pic = Pic8259::new();
+    pic.set_line(10, true);
+    pic.reset();
+    assert!(!pic.output());
+    pic.write(SLAVE_ELCR, 0x04);
+    assert!(pic.output());
+    pic.set_line(10, false);
+    assert!(!pic.output());
+}
+
+#[test]
 fn acknowledge_with_nothing_left_is_spurious_line_7_and_not_in_service() {
     let mut pic = pic();
     pic.write(MASTER_ELCR, 0x20);

@@ -195,7 +195,7 @@ impl Channel {
         if !self.bcd {
             return value as u16;
         }
-        (value / 1000 << 12 | value / 100 % 10 << 8 | value / 10 % 10 << 4 | value % 10) as u16
+        (0..4).fold(0, |register, digit| register | ((value / 10u64.pow(digit) % 10) as u16) << (digit * 4))
     }
 
     fn decode(&self, register: u16) -> u64 {

@@ -14,7 +14,7 @@ pub(super) struct Format {
 
 impl Format {
     fn encode(self, value: u8) -> u8 {
-        if self.binary { value } else { value / 10 << 4 | value % 10 }
+        if self.binary { value } else { (value / 10) << 4 | (value % 10) }
     }
 
     fn decode(self, register: u8) -> u8 {
@@ -25,7 +25,7 @@ impl Format {
         if self.hours_24 {
             return self.encode(hour);
         }
-        let twelve = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let twelve = if hour.is_multiple_of(12) { 12 } else { hour % 12 };
         self.encode(twelve) | if hour >= 12 { 0x80 } else { 0 }
     }
 

@@ -41,7 +41,7 @@ impl PortDevice for Speaker {
     fn read(&mut self, _offset: u16, data: &mut [u8]) {
         data.fill(0xff);
         let Some(byte) = data.first_mut() else { return };
-        let refresh = if self.clock.now() / REFRESH_NANOS & 1 != 0 { REFRESH } else { 0 };
+        let refresh = if !(self.clock.now() / REFRESH_NANOS).is_multiple_of(2) { REFRESH } else { 0 };
         let out = self.pit.lock().unwrap_or_else(PoisonError::into_inner).output(2);
         *byte = self.value | refresh | if out { OUT2 } else { 0 };
     }

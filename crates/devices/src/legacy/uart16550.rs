@@ -142,7 +142,11 @@ impl Uart16550 {
     /// Bytes from the line; gives how many were taken. With the rest, come again after [`SerialOutput::input_room`].
     pub fn input(&mut self, bytes: &[u8]) -> usize {
         // In loopback the line is disconnected from the receiver: what comes is kept waiting, not lost.
-        let room = if self.mcr & mcr::LOOPBACK != 0 { 0 } else { self.capacity().saturating_sub(self.receive.len()) };
+        let room = if self.mcr & mcr::LOOPBACK != 0 {
+            0
+        } else {
+            self.capacity().saturating_sub(self.receive.len())
+        };
         let taken = room.min(bytes.len());
         self.receive.extend(&bytes[..taken]);
         self.input_waits = taken < bytes.len();
