@@ -82,7 +82,6 @@ fn pci_bus() -> Vec<u8> {
         Path::new("PCI0"),
         vec![
             &Name::new(Path::new("_HID"), &EISAName::new("PNP0A03")),
-            &Name::new(Path::new("_ADR"), &Zero {}),
             &Name::new(Path::new("_BBN"), &Zero {}),
             &Name::new(Path::new("_UID"), &Zero {}),
             &Name::new(Path::new("_CRS"), &windows),

@@ -7,6 +7,7 @@
 use super::io_map::{PIRQ_PIN, TIMER_PIN, irq};
 use devices::wiring::{IrqLine, MsiSink, PortDevice};
 use engine::{Msi, Vm};
+use irqchip::pic8259::port as pic_port;
 use irqchip::{IoApic, Pic8259};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -63,15 +64,24 @@ impl Interrupts {
         Arc::new(Line { interrupts: self.clone(), line, bit: 1 << source })
     }
 
-    /// RESET#: the controllers at power-on, ELCR as firmware sets it (`level` has a bit for each ISA interrupt).
+    /// RESET#, and what firmware does after it: the 8259s initialized with the BIOS's vectors, every input masked; ELCR
+    /// with a bit of `level` for each ISA interrupt.
     pub fn reset(&self, level: u16) {
         {
             let mut chips = lock(&self.chips);
             chips.pic.reset();
             chips.io_apic.reset();
+            // ICW1 to ICW4, then the mask: cascade at input 2, 8086 mode.
+            for (command, data, icw2, icw3) in [
+                (pic_port::MASTER_COMMAND, pic_port::MASTER_DATA, 0x08, 1 << 2),
+                (pic_port::SLAVE_COMMAND, pic_port::SLAVE_DATA, 0x70, 2),
+            ] {
+                chips.pic.write(command, 0x11);
+                [icw2, icw3, 0x01, 0xff].iter().for_each(|&value| chips.pic.write(data, value));
+            }
             let [low, high] = level.to_le_bytes();
-            chips.pic.write(irqchip::pic8259::port::MASTER_ELCR, low);
-            chips.pic.write(irqchip::pic8259::port::SLAVE_ELCR, high);
+            chips.pic.write(pic_port::MASTER_ELCR, low);
+            chips.pic.write(pic_port::SLAVE_ELCR, high);
         }
         self.update_intr();
     }

@@ -99,3 +99,6 @@ impl PcHandle {
         self.control.status()
     }
 }
+
+#[cfg(test)]
+mod tests;

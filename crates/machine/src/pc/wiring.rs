@@ -31,6 +31,7 @@ pub struct Devices {
     speaker: Arc<Mutex<Speaker>>,
     keyboard: Arc<Mutex<I8042>>,
     port92: Arc<Mutex<Port92>>,
+    config_ports: Arc<Mutex<ConfigPorts>>,
     /// The virtio devices', by what messages call them.
     pub runners: Vec<(String, Arc<Runner>)>,
 }
@@ -101,7 +102,7 @@ impl Devices {
 
         let keyboard = shared(I8042::new(interrupts.isa_line(irq::KEYBOARD), control.clone()));
         claim(i8042::DATA_PORT, 1, keyboard.clone())?;
-        claim(i8042::COMMAND_PORT, 1, keyboard.clone())?;
+        claim(i8042::COMMAND_PORT, 1, shared(i8042::CommandPort::new(keyboard.clone())))?;
 
         let uart = shared(Uart16550::new(
             interrupts.isa_line(irq::COM1),
@@ -137,7 +138,8 @@ impl Devices {
             plug("entropy".to_string(), Box::new(Entropy::new()))?;
         }
         let pci = Arc::new(pci);
-        claim(config_ports::BASE, 8, shared(ConfigPorts::new(pci.clone(), control.clone())))?;
+        let config_ports = shared(ConfigPorts::new(pci.clone(), control.clone()));
+        claim(config_ports::BASE, 8, config_ports.clone())?;
 
         if let Some(port) = config.debug_exit {
             claim(port, debug_exit::PORTS, shared(DebugExit::new(control)))?;
@@ -145,7 +147,7 @@ impl Devices {
         for &port in &config.debugcon {
             claim(port, 1, shared(DebugCon::new(Box::new(ToOutput(config.debugcon_output.clone())))))?;
         }
-        Ok(Self { ports, pci, uart, pm, pit, rtc, speaker, keyboard, port92, runners })
+        Ok(Self { ports, pci, uart, pm, pit, rtc, speaker, keyboard, port92, config_ports, runners })
     }
 
     /// RESET#, as all chips see it.
@@ -157,6 +159,7 @@ impl Devices {
         lock(&self.keyboard).reset();
         lock(&self.uart).reset();
         lock(&self.port92).reset();
+        lock(&self.config_ports).reset();
         self.pci.reset();
     }
 }
