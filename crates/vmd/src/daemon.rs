@@ -88,8 +88,9 @@ fn await_end(mut signals: signal_hook::iterator::Signals) -> Arc<AtomicBool> {
 
 /// Leaves a daemon behind in the background; returns when it listens. The error is why it doesn't.
 pub fn leave_behind(arguments: &[&str]) -> anyhow::Result<()> {
-    let log_path = log_path(&socket::path());
-    // The directory may not be there before the daemon has made it.
+    let socket = socket::path();
+    socket::make_directory(&socket)?;
+    let log_path = log_path(&socket);
     let log = File::options()
         .create(true)
         .append(true)

@@ -3,7 +3,7 @@
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::getuid;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -82,6 +82,8 @@ impl Listener {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Running { path: path.into() }),
             Err(e) => return Err(bind(e.into())),
         }
+        // For a person who looks for the daemon; the lock alone counts.
+        let _ = file.set_len(0).and_then(|()| writeln!(&file, "{}", std::process::id()));
         // Whoever holds the lock owns the name; what lies there is a dead daemon's.
         match fs::symlink_metadata(path) {
             Ok(meta) if std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => {
@@ -124,7 +126,7 @@ pub fn peer_uid(stream: &UnixStream) -> Result<u32, Error> {
 
 /// The directory of the socket, made if it isn't there. In `/tmp` it has to be the user's alone, since others could have
 /// made it first.
-fn make_directory(socket: &Path) -> Result<(), Error> {
+pub fn make_directory(socket: &Path) -> Result<(), Error> {
     let Some(directory) = socket.parent().filter(|d| !d.as_os_str().is_empty()) else { return Ok(()) };
     let make = |source| Error::Make { path: directory.into(), source };
     match DirBuilder::new().mode(0o700).create(directory) {
