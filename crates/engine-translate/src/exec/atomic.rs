@@ -166,8 +166,6 @@ fn cmpxchg_registers<W: Word>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
         let b = W::get(cpu, op.b);
         W::set(cpu, op.a, b);
     } else {
-        // The destination is written too, with itself, which clears the upper half of a 32-bit one.
-        W::set(cpu, op.a, a);
         W::set(cpu, RAX as u8, a);
     }
     Ok(())

@@ -11,11 +11,13 @@ use crate::op::{Exec, Op};
 use iced_x86::{Instruction, Mnemonic};
 
 const CF: u16 = 1 << 8;
+const PF: u16 = 1 << 10;
+const AF: u16 = 1 << 12;
 const OF: u16 = 1;
 
-/// SF and ZF of a result, CF as given, OF clear.
+/// SF and ZF of a result, CF as given, OF clear. AF and PF are undefined; processors clear them.
 fn logic_flags<W: Word>(r: W, carry: bool) -> u16 {
-    r.test(r) | if carry { CF } else { 0 }
+    r.test(r) & !(PF | AF) | if carry { CF } else { 0 }
 }
 
 /// A function of two operands: first and second as the manual's syntax without the destination has them.

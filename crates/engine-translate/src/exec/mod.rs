@@ -47,3 +47,6 @@ pub fn select(i: &Instruction, op: &mut Op, mode: Mode) -> Option<Lowered> {
     ];
     files.into_iter().find_map(|select| select(i, op, mode))
 }
+
+#[cfg(test)]
+mod tests;

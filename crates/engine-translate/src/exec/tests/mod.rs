@@ -1,0 +1,3 @@
+//! Tests of the integer instructions: against the processor itself, and of what it can't be asked about.
+
+mod native;
