@@ -139,16 +139,46 @@ impl Cpu {
         self.write_bytes_as(linear, data, self.tlb_select)
     }
 
-    /// Loads a value as the processor itself does (descriptor tables, TSS, task and interrupt stacks of ring 0): supervisor
-    /// privilege whatever the CPL; SMAP applies unless AC is set at CPL < 3.
+    /// Loads a value as the processor itself does (descriptor tables, TSS, stacks of ring 0): supervisor privilege
+    /// whatever the CPL; SMAP applies whatever AC is (SDM 3A 4.6.1, implicit supervisor accesses).
+    #[inline]
     pub fn system_read<T: Scalar>(&mut self, linear: u64) -> Guest<T> {
-        let mut b = [0u8; 16];
-        self.read_bytes_as(linear, &mut b[..T::SIZE], crate::tlb::SUPERVISOR)?;
-        Ok(T::from_u128(u128::from_le_bytes(b)))
+        self.read_as(linear, self.system_select())
     }
     /// The store that goes with [`Cpu::system_read`].
+    #[inline]
     pub fn system_write<T: Scalar>(&mut self, linear: u64, value: T) -> Guest<()> {
-        self.write_bytes_as(linear, &value.to_u128().to_le_bytes()[..T::SIZE], crate::tlb::SUPERVISOR)
+        self.write_as(linear, value, self.system_select())
+    }
+    /// The TLB of implicit supervisor accesses. Without SMAP it is the one that explicit ones use.
+    #[inline]
+    pub fn system_select(&self) -> u8 {
+        if self.cr4.contains(x86::Cr4::SMAP) { crate::tlb::SUPERVISOR } else { crate::tlb::SUPERVISOR_ANY }
+    }
+    /// Loads a value with the privilege of one of the TLBs; alignment is not checked.
+    #[inline]
+    pub fn read_as<T: Scalar>(&mut self, linear: u64, select: u8) -> Guest<T> {
+        let e = self.tlb.entry(select, linear);
+        if e.read == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
+            let p = linear.wrapping_add(e.addend) as *const T;
+            // SAFETY: as in `read`.
+            return Ok(unsafe { p.read_unaligned() });
+        }
+        let mut b = [0u8; 16];
+        self.read_bytes_as(linear, &mut b[..T::SIZE], select)?;
+        Ok(T::from_u128(u128::from_le_bytes(b)))
+    }
+    /// Stores a value with the privilege of one of the TLBs; alignment is not checked.
+    #[inline]
+    pub fn write_as<T: Scalar>(&mut self, linear: u64, value: T, select: u8) -> Guest<()> {
+        let e = self.tlb.entry(select, linear);
+        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
+            let p = linear.wrapping_add(e.addend) as *mut T;
+            // SAFETY: as in `write`.
+            unsafe { p.write_unaligned(value) };
+            return Ok(());
+        }
+        self.write_bytes_as(linear, &value.to_u128().to_le_bytes()[..T::SIZE], select)
     }
 
     /// Loads bytes with the privilege of one of the TLBs.
@@ -249,7 +279,8 @@ impl Cpu {
         if first == len {
             return f(self, target, len);
         }
-        let mask = if self.mode.is64() { u64::MAX } else { 0xffff_ffff };
+        // The processor's own tables may lie above 4 GiB in compatibility mode too; a program's accesses there wrap.
+        let mask = if self.mode.is64() || linear > 0xffff_ffff { u64::MAX } else { 0xffff_ffff };
         let second = self.target_for(linear.wrapping_add(first) & mask, (len - first).min(PAGE_SIZE), write, select)?;
         f(self, target, first)?;
         f(self, second, len - first)
@@ -261,13 +292,17 @@ impl Cpu {
 
     /// Walks the page tables for one access within a page, fills the TLB and says where the access goes.
     fn target_for(&mut self, linear: u64, len: u64, write: bool, select: u8) -> Guest<Target> {
-        // RIP-relative to nothing: a canonical address repeats bit 47 above it (SDM 1 3.3.7.1).
+        // A canonical address repeats bit 47 above it (SDM 1 3.3.7.1).
         if self.long_mode() && (linear as i64) << 16 >> 16 != linear as i64 {
             return self.raise(Fault::NonCanonical);
         }
         let t = self.translate(linear, Access { write, fetch: false, select })?;
         let physical = GuestPhys(t.physical);
-        let memory = self.shared.memory.clone();
+        // SAFETY: `shared`, and with it the memory, is the same as long as this Cpu lives.
+        let memory = unsafe { &*std::sync::Arc::as_ptr(&self.shared.memory) };
+        if self.sys.watching {
+            self.watch(linear, len, write);
+        }
         let Some(region) = memory.region_at(physical).filter(|_| !self.is_apic_page(physical)) else {
             return Ok(Target::Device(physical));
         };
@@ -290,6 +325,10 @@ impl Cpu {
             memory.mark_dirty(physical);
         }
         let plain_writes = t.writable && region.kind() == Kind::Ram && !code && (!logging || write);
+        if self.sys.watching {
+            // With data breakpoints armed every access comes here.
+            return Ok(if write && code { Target::Tracked(host, physical) } else { Target::Host(host) });
+        }
         self.fill(linear, select, &t, host, plain_writes);
         if plain_writes && page.has_code() {
             // Another vCPU announced code between our look and the new entry; its shootdown may be over already.

@@ -108,6 +108,8 @@ pub struct Shared {
     remotes: Box<[OnceLock<Arc<Remote>>]>,
     /// TSC frequency in kHz, measured or told by the host.
     pub tsc_khz: u64,
+    /// The host's TSC when the VM was made: the guest's 0.
+    pub tsc_origin: u64,
     /// Serialises the rare atomic accesses that no host instruction can make (locked, across pages).
     pub split_lock: Mutex<()>,
 }
@@ -115,7 +117,8 @@ pub struct Shared {
 impl Shared {
     pub fn new(memory: Arc<GuestMemory>, vcpus: u32, tsc_khz: u64) -> Self {
         let remotes = (0..vcpus).map(|_| OnceLock::new()).collect();
-        Self { memory, vcpus, remotes, tsc_khz, split_lock: Mutex::new(()) }
+        let tsc_origin = crate::system::time::host_tsc();
+        Self { memory, vcpus, remotes, tsc_khz, tsc_origin, split_lock: Mutex::new(()) }
     }
     /// Registers vCPU `id`; false if there is one or `id` is out of range.
     pub fn register(&self, id: u32, remote: Arc<Remote>) -> bool {

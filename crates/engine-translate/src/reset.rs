@@ -49,6 +49,7 @@ impl Cpu {
         cpu.regs[..16].copy_from_slice(&s.gpr);
         cpu.regs[RIP] = s.rip;
         cpu.set_rflags(s.rflags.bits());
+        cpu.sys.tsc_offset = 0u64.wrapping_sub(cpu.shared.tsc_origin);
         cpu.update_mode();
         cpu
     }

@@ -23,17 +23,34 @@ pub struct Entry {
     pub physical_page: u64,
 }
 
+/// Process-context identifiers whose entries are kept at the same time.
+const CONTEXTS: usize = 16;
+
 /// All TLBs of one vCPU.
+///
+/// The epoch stands for one address space: a process-context identifier whose entries are still good. Since an address
+/// has one place whatever its epoch, dropping a page drops it in every address space, global ones too.
 pub struct Tlb {
     sets: [Vec<Entry>; 3],
     epoch: u64,
+    last_epoch: u64,
     flushes: u64,
+    /// (PCID, its epoch; 0 for none), and which to replace next.
+    contexts: [(u16, u64); CONTEXTS],
+    next_context: usize,
 }
 
 impl Default for Tlb {
     fn default() -> Self {
         let set = || vec![Entry::default(); ENTRIES];
-        Self { sets: [set(), set(), set()], epoch: 1, flushes: 0 }
+        Self {
+            sets: [set(), set(), set()],
+            epoch: 1,
+            last_epoch: 1,
+            flushes: 0,
+            contexts: [(0, 0); CONTEXTS],
+            next_context: 0,
+        }
     }
 }
 
@@ -43,7 +60,11 @@ impl Tlb {
     pub fn entry(&self, select: u8, linear: u64) -> &Entry {
         // SAFETY: every set has ENTRIES entries and `select` is 0 to 2 (cpu.rs sets nothing else); both are masked or
         // compared against constants here.
-        unsafe { self.sets.get_unchecked((select as usize).min(2)).get_unchecked((linear >> 12) as usize & (ENTRIES - 1)) }
+        unsafe {
+            self.sets
+                .get_unchecked((select as usize).min(2))
+                .get_unchecked((linear >> 12) as usize & (ENTRIES - 1))
+        }
     }
     #[inline]
     pub fn entry_mut(&mut self, select: u8, linear: u64) -> &mut Entry {
@@ -54,19 +75,45 @@ impl Tlb {
     pub fn tag(&self, linear: u64) -> u64 {
         linear & !0xfff | self.epoch
     }
-    /// Moves on at each flush, never back; what is derived from the address mapping is valid while it stands.
+    /// Names the address mapping: what is derived from it (code found by its linear address) is valid while it stands,
+    /// or stands again.
     #[inline]
     pub fn flushes(&self) -> u64 {
-        self.flushes
+        self.flushes << 12 | self.epoch
     }
-    /// Drops everything.
+    /// Drops everything, of all address spaces.
     pub fn flush(&mut self) {
-        self.flushes += 1;
-        self.epoch += 1;
-        if self.epoch > 0xfff {
-            self.sets.iter_mut().for_each(|s| s.fill(Entry::default()));
-            self.epoch = 1;
+        self.contexts = [(0, 0); CONTEXTS];
+        self.epoch = self.new_epoch();
+    }
+    /// CR3 chooses another address space, whose entries are kept or dropped.
+    pub fn switch(&mut self, pcid: u16, keep: bool) {
+        let known = self.contexts.iter().position(|&(p, e)| p == pcid && e != 0);
+        if let (Some(i), true) = (known, keep) {
+            self.epoch = self.contexts[i].1;
+            return;
         }
+        let i = known.unwrap_or_else(|| {
+            self.next_context = (self.next_context + 1) % CONTEXTS;
+            self.next_context
+        });
+        self.epoch = self.new_epoch();
+        self.contexts[i] = (pcid, self.epoch);
+    }
+    /// Drops the entries of one address space that is not the current one.
+    pub fn forget(&mut self, pcid: u16) {
+        self.contexts.iter_mut().filter(|c| c.0 == pcid).for_each(|c| *c = (0, 0));
+    }
+    /// An epoch that no entry has.
+    fn new_epoch(&mut self) -> u64 {
+        self.last_epoch += 1;
+        if self.last_epoch > 0xfff {
+            self.sets.iter_mut().for_each(|s| s.fill(Entry::default()));
+            self.contexts = [(0, 0); CONTEXTS];
+            self.flushes += 1;
+            self.last_epoch = 1;
+        }
+        self.last_epoch
     }
     /// Drops one page in every set.
     pub fn flush_page(&mut self, linear: u64) {

@@ -6,11 +6,15 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod descriptor;
 pub mod exception;
+pub mod msr;
+pub mod paging;
 pub mod segment;
 pub mod state;
 
 pub use control::{Cr0, Cr4, Efer, Rflags};
+pub use descriptor::Descriptor;
 pub use exception::{Exception, Vector};
 pub use segment::{SegReg, Segment};
 pub use state::State;
