@@ -9,6 +9,7 @@ use super::cpio::Archive;
 use super::modules::{self, Tree};
 
 const INIT: &[u8] = include_bytes!("../../../guests/initrd/init");
+const INITTAB: &[u8] = include_bytes!("../../../guests/initrd/inittab");
 const PROFILE: &[u8] = include_bytes!("../../../guests/initrd/profile");
 
 /// The modules that `init` may load, or a person at the shell by `modprobe`.
@@ -29,7 +30,7 @@ const MODULES: &[&str] = &[
 
 /// What this file puts into the archive, for telling whether an archive is still good.
 pub fn recipe() -> Vec<u8> {
-    [INIT, PROFILE, MODULES.join(" ").as_bytes(), include_bytes!("initrd.rs")].concat()
+    [INIT, INITTAB, PROFILE, MODULES.join(" ").as_bytes(), include_bytes!("initrd.rs")].concat()
 }
 
 /// Builds the archive from the unpacked kernel and busybox packages and the `debug-exit` program, uncompressed: a
@@ -40,9 +41,15 @@ pub fn build(kernel: &Path, busybox: &Path, debug_exit: &[u8]) -> Result<Vec<u8>
         archive.directory(folder, 0o755);
     }
     archive.symlink("sbin", "bin");
+    archive.directory("var/log", 0o755);
+    archive.symlink("var/run", "../run");
     archive.character_device("dev/console", 0o600, 5, 1);
     archive.character_device("dev/null", 0o666, 1, 3);
     archive.file("init", 0o755, INIT);
+    archive.file("etc/inittab", 0o644, INITTAB);
+    archive.directory("etc/acpi", 0o755);
+    archive.directory("etc/acpi/PWRF", 0o755);
+    archive.file("etc/acpi/PWRF/00000080", 0o755, b"#!/bin/sh\nexec poweroff\n");
     archive.file("etc/profile", 0o644, PROFILE);
     archive.file("etc/passwd", 0o644, b"root::0:0:root:/root:/bin/sh\n");
     archive.file("etc/group", 0o644, b"root:x:0:\n");
