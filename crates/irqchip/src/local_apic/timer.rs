@@ -330,6 +330,9 @@ mod tests {
             if count > 1 {
                 prop_assert!(timer.current_count(at - 1) >= 1);
             }
+            if !periodic {
+                prop_assert_eq!(timer.current_count(at), 0);
+            }
             prop_assert!(!timer.expire(at - 1));
             let now = at.saturating_add(later);
             prop_assert!(timer.expire(now));
