@@ -351,3 +351,39 @@ fn coordinate(control: &Control, board: &dyn Board, on_reset: OnReset) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(f: &mut Faults, now: Nanos) -> Option<Ending> {
+        f.decide(OnReset::Reboot, Some("here".to_string()), now)
+    }
+
+    #[test]
+    fn faults_far_apart_or_with_a_reset_between_are_not_in_a_row() {
+        let mut f = Faults::default();
+        for i in 1..10 {
+            assert_eq!(fault(&mut f, i * (EARLY_FAULT + 1)), None);
+        }
+        let mut f = Faults::default();
+        for now in 1..10 {
+            assert_eq!(fault(&mut f, now * 10), None);
+            assert_eq!(fault(&mut f, now * 10 + 1), None);
+            assert_eq!(f.decide(OnReset::Reboot, None, now * 10 + 2), None);
+        }
+        assert_eq!(fault(&mut f, 101), None);
+        assert_eq!(fault(&mut f, 102), None);
+        assert!(matches!(fault(&mut f, 103), Some(Ending::Crashed(why)) if why.contains("here")));
+    }
+
+    #[test]
+    fn first_ending_stays() {
+        let c = Control::default();
+        c.request(BoardEvent::DebugExit(3));
+        c.request(BoardEvent::PowerOff);
+        c.end(Ending::Stopped);
+        assert_eq!(c.lock().ending, Some(Ending::DebugExit(3)));
+        assert_eq!(c.status(), Status::Ended);
+    }
+}

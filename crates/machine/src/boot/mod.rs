@@ -123,14 +123,4 @@ mod tests {
         assert!(looks_like_initrd(b"070701") && looks_like_initrd(b"\x1f\x8b\x08"));
         assert!(!looks_like_initrd(b"") && !looks_like_initrd(b"<html>"));
     }
-
-    /// Set to the path of a kernel to try its loading by hand.
-    #[test]
-    #[ignore = "needs a kernel named in AUBERGE_KERNEL"]
-    fn real_kernel_is_loaded() {
-        let kernel = std::fs::read(std::env::var("AUBERGE_KERNEL").unwrap()).unwrap();
-        let b = Board::new(512 << 20);
-        let s = load(b.platform(), files(&kernel)).unwrap();
-        println!("entry {:#x}, first bytes {:x?}", s.rip, b.read(s.rip, 16));
-    }
 }

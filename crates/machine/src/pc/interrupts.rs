@@ -227,3 +227,81 @@ impl PortDevice for PicPorts {
 
 // What the tables say and what is wired.
 const _: () = assert!(irq::TIMER == 0 && PIRQ_PIN as usize + 4 <= irqchip::io_apic::PINS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pc::memory_map::MemoryMap;
+    use engine::fake::{FakeEngine, FakeVm};
+    use engine::{Arch, Engine, VmConfig};
+
+    fn board() -> (Arc<Interrupts>, Arc<FakeVm>) {
+        let memory = Arc::new(MemoryMap::new(1 << 20).unwrap().allocate().unwrap());
+        let engine = FakeEngine::default();
+        let vm = engine.create_vm(VmConfig { arch: Arch::X86, vcpus: 1, memory }).unwrap();
+        let i = Interrupts::new(vm, 1);
+        i.reset(1 << 10);
+        (i, engine.vm().unwrap())
+    }
+
+    fn redirect(i: &Interrupts, pin: u32, entry: u32) {
+        i.io_apic_write(0, &(0x10 + pin * 2).to_le_bytes());
+        i.io_apic_write(0x10, &entry.to_le_bytes());
+    }
+
+    #[test]
+    fn shared_line_falls_when_its_last_source_lets_go() {
+        let (i, vm) = board();
+        let (a, b) = (i.isa_line(10), i.isa_line(10));
+        i.pic(|p| p.write(pic_port::SLAVE_DATA, !(1 << 2)));
+        i.pic(|p| p.write(pic_port::MASTER_DATA, !(1 << 2)));
+        a.set(true);
+        b.set(true);
+        b.set(true);
+        a.set(false);
+        assert_eq!(vm.line_changes(), [(0, true)]);
+        b.set(false);
+        assert_eq!(vm.line_changes(), [(0, true), (0, false)]);
+        assert_eq!(i.acknowledge(), None, "the request has gone away");
+    }
+
+    #[test]
+    fn line_reaches_8259s_at_bios_vectors_and_io_apic_at_its_pin() {
+        let (i, vm) = board();
+        redirect(&i, 10, 0x8041);
+        i.pic(|p| p.write(pic_port::SLAVE_DATA, !(1 << 2)));
+        i.pic(|p| p.write(pic_port::MASTER_DATA, !(1 << 2)));
+        i.isa_line(10).set(true);
+        assert_eq!(i.acknowledge(), Some(0x72));
+        assert_eq!(vm.msis().iter().map(|m| m.data & 0xff).collect::<Vec<_>>(), [0x41]);
+        // Level-triggered and still high: it comes again at the end of interrupt.
+        i.end_of_interrupt(0x41);
+        assert_eq!(vm.msis().len(), 2);
+    }
+
+    #[test]
+    fn pirq_line_reaches_only_its_io_apic_pin() {
+        let (i, vm) = board();
+        redirect(&i, 17, 0xa052);
+        i.pic(|p| p.write(pic_port::MASTER_DATA, 0));
+        i.pirq_line(1).set(true);
+        assert_eq!((vm.msis().len(), vm.line_changes().len()), (1, 0));
+    }
+
+    #[test]
+    fn io_apic_registers_take_odd_accesses() {
+        let (i, _vm) = board();
+        i.io_apic_write(0, &[1]);
+        let mut byte = [0];
+        i.io_apic_read(0x12, &mut byte);
+        assert_eq!(byte, [23], "highest entry, in bits 23:16 of the version");
+        let mut wide = [0; 8];
+        i.io_apic_read(0x10, &mut wide);
+        assert_eq!(wide, [0x20, 0, 23, 0, 0xff, 0xff, 0xff, 0xff]);
+        for offset in 0..0x1000 {
+            i.io_apic_write(offset, &[0xff; 8]);
+            i.io_apic_read(offset, &mut [0; 3]);
+            i.io_apic_write(offset, &[]);
+        }
+    }
+}
