@@ -164,7 +164,8 @@ impl Cpu {
         for reg in [ES, DS, FS, GS] {
             let s = &mut self.seg[reg];
             let conforming = s.is_code() && s.conforming_or_expand_down();
-            if s.unusable || (s.selector & 0xfffc == 0) || (!conforming && s.dpl() < self.cpl) {
+            // What is null already keeps its base: in 64-bit mode FS and GS are used that way.
+            if !s.unusable && !conforming && s.dpl() < self.cpl {
                 *s = Segment { selector: 0, unusable: true, base: 0, ..*s };
             }
         }
