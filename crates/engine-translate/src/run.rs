@@ -33,7 +33,7 @@ impl Cpu {
 
     /// Finds and executes one block; delivers its fault, if any.
     #[inline(always)]
-    fn run_block(&mut self) -> Option<Exit> {
+    pub(crate) fn run_block(&mut self) -> Option<Exit> {
         let block = match self.find_block() {
             // SAFETY: good until the next `find_block`, which the ops don't call.
             Ok(b) => unsafe { &*b },
