@@ -156,7 +156,9 @@ fn run_script(
 /// Starts a daemon of this demo's own and a machine in it, and leaves the terminal to `vmctl` until the person or the
 /// guest leaves.
 fn attach(machine: &Machine, ends: &Ends) -> Result<ExitCode> {
-    let folder = tempfile::Builder::new().prefix("auberge-demo-").tempdir()?;
+    // vmd takes a socket only in a folder that is this user's alone.
+    let only_us = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let folder = tempfile::Builder::new().prefix("auberge-demo-").permissions(only_us).tempdir()?;
     let socket = folder.path().join("vmd.sock");
     let mut daemon = Daemon::start(&machine.programs, &socket, &folder.path().join("vmd.log"))?;
     let cmdline = match std::env::var("TERM") {
