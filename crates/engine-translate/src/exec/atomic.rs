@@ -1,7 +1,9 @@
 //! Locked accesses: XCHG, XADD, CMPXCHG, CMPXCHG8B, CMPXCHG16B, and what LOCK makes of others.
 //!
 //! Guest memory is shared with other vCPUs' threads; the host's own locked instructions make these atomic. Accesses that no
-//! single host instruction can make (across a page, to a device) are serialised by [`crate::remote::Shared::split_lock`].
+//! single host instruction should make (across a cache line, to a device) are serialised by
+//! [`crate::remote::Shared::split_lock`]: atomic towards each other, not towards accesses to parts of them. Across a
+//! cache line a host kernel may slow a thread down to a hundred locked instructions a second, or kill it with SIGBUS.
 
 use super::ea::Ea;
 use super::operand::{self, Kind};
@@ -57,14 +59,24 @@ locked!(u16, reg, ":x", "ax");
 locked!(u32, reg, ":e", "eax");
 locked!(u64, reg, ":r", "rax");
 
+const CACHE_LINE: u64 = 64;
+
+/// The host address for a locked access, and whether to note the store; `None` where it has to go the slow way.
+#[inline(always)]
+fn pointer<W: Word>(cpu: &mut Cpu, linear: u64) -> Guest<Option<(*mut W, bool)>> {
+    if linear % CACHE_LINE > CACHE_LINE - W::SIZE as u64 {
+        return Ok(None);
+    }
+    Ok(cpu.host_pointer(linear, W::SIZE as u64, true)?.map(|(p, note)| (p.cast(), note)))
+}
+
 /// Replaces a value in memory by the first part of what `f` makes of it, in one atomic step; gives `f`'s second part. `f` may
 /// run several times.
 pub fn update<W: Word, R>(cpu: &mut Cpu, linear: u64, f: impl Fn(W) -> (W, R)) -> Guest<R> {
-    let Some((p, note)) = cpu.host_pointer(linear, W::SIZE as u64, true)? else {
+    let Some((p, note)) = pointer::<W>(cpu, linear)? else {
         return split(cpu, linear, f);
     };
-    let p = p.cast::<W>();
-    // SAFETY: `host_pointer` gave memory valid for a locked access of this size; nothing touched the TLB since.
+    // SAFETY: `pointer` gave memory valid for a locked access of this size; nothing touched the TLB since.
     let r = unsafe {
         let mut old = p.read_unaligned();
         loop {
@@ -122,10 +134,10 @@ fn xchg_registers<W: Word>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
 fn xchg_memory<W: Word, E: Ea>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let at = E::write::<W>(cpu, op)?;
     let new = W::get(cpu, op.b);
-    let old = match cpu.host_pointer(at, W::SIZE as u64, true)? {
+    let old = match pointer::<W>(cpu, at)? {
         Some((p, note)) => {
-            // SAFETY: `host_pointer` gave memory valid for a locked access of this size.
-            let old = unsafe { W::exchange(p.cast(), new) };
+            // SAFETY: `pointer` gave memory valid for a locked access of this size.
+            let old = unsafe { W::exchange(p, new) };
             if note {
                 cpu.note_host_write(at, W::SIZE as u64);
             }
@@ -174,10 +186,10 @@ fn cmpxchg_registers<W: Word>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
 fn cmpxchg_memory<W: Word, E: Ea>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let at = E::write::<W>(cpu, op)?;
     let (accumulator, new) = (W::get(cpu, RAX as u8), W::get(cpu, op.b));
-    let found = match cpu.host_pointer(at, W::SIZE as u64, true)? {
+    let found = match pointer::<W>(cpu, at)? {
         Some((p, note)) => {
-            // SAFETY: `host_pointer` gave memory valid for a locked access of this size.
-            let found = unsafe { W::compare_exchange(p.cast(), accumulator, new) };
+            // SAFETY: `pointer` gave memory valid for a locked access of this size.
+            let found = unsafe { W::compare_exchange(p, accumulator, new) };
             if note {
                 cpu.note_host_write(at, W::SIZE as u64);
             }

@@ -172,19 +172,20 @@ fn trap_flag_stops_after_each_iteration() {
 }
 
 #[test]
-fn locked_accesses_across_pages_work() {
-    let at = DATA + 0xffd;
+fn locked_accesses_across_pages_and_cache_lines_work() {
     // lock xadd [rdi], rax; xchg [rdi], rbx; lock cmpxchg [rdi], rcx; lock inc qword [rdi]
     let code = [
         0xf0, 0x48, 0x0f, 0xc1, 0x07, 0x48, 0x87, 0x1f, 0xf0, 0x48, 0x0f, 0xb1, 0x0f, 0xf0, 0x48, 0xff, 0x07,
     ];
-    let mut cpu = testing::cpu64(&code);
-    testing::poke(&cpu, at, &5u64.to_le_bytes());
-    (cpu.regs[RDI], cpu.regs[RAX], cpu.regs[RBX], cpu.regs[RCX]) = (at, 7, 5, 0x100);
-    testing::run(&mut cpu, &code).unwrap();
-    // 5 + 7 = 12, RAX = 5; RBX = 12, memory 5; equal to RAX, so 0x100; 0x101.
-    assert_eq!((cpu.regs[RAX], cpu.regs[RBX]), (5, 12));
-    assert_eq!(testing::peek(&cpu, at, 8), 0x101u64.to_le_bytes());
+    for at in [DATA + 0xffd, DATA + 0x3a, DATA + 0x40] {
+        let mut cpu = testing::cpu64(&code);
+        testing::poke(&cpu, at, &5u64.to_le_bytes());
+        (cpu.regs[RDI], cpu.regs[RAX], cpu.regs[RBX], cpu.regs[RCX]) = (at, 7, 5, 0x100);
+        testing::run(&mut cpu, &code).unwrap();
+        // 5 + 7 = 12, RAX = 5; RBX = 12, memory 5; equal to RAX, so 0x100; 0x101.
+        assert_eq!((cpu.regs[RAX], cpu.regs[RBX]), (5, 12));
+        assert_eq!(testing::peek(&cpu, at, 8), 0x101u64.to_le_bytes());
+    }
 }
 
 #[test]
