@@ -8,6 +8,7 @@ use crate::paging::Access;
 use crate::tlb;
 use address::{GuestPhys, PAGE_SIZE};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -32,6 +33,11 @@ pub struct Block {
 #[derive(Clone, Copy)]
 struct Generation(*const AtomicU32);
 
+// SAFETY: it points to an atomic, which any thread may use.
+unsafe impl Send for Generation {}
+// SAFETY: as above.
+unsafe impl Sync for Generation {}
+
 impl Block {
     /// Whether no announced granule of its pages was overwritten since it was decoded.
     #[inline]
@@ -54,7 +60,7 @@ struct Jump {
 
 /// A vCPU's decoded blocks: by physical address, with a direct-mapped cache by RIP in front.
 pub struct BlockCache {
-    blocks: HashMap<(u64, u8), Arc<Block>>,
+    blocks: HashMap<(u64, u8), Arc<Block>, BuildHasherDefault<KeyHasher>>,
     jumps: Vec<Jump>,
     cached_ops: usize,
     /// Blocks that went out of date: the jump cache may still point at them, until the next clear.
@@ -66,7 +72,13 @@ pub struct BlockCache {
 impl Default for BlockCache {
     fn default() -> Self {
         let empty = Jump { rip: 0, guard: u64::MAX, block: std::ptr::null() };
-        Self { blocks: HashMap::new(), jumps: vec![empty; JUMP_CACHE], cached_ops: 0, stale: Vec::new(), single: None }
+        Self {
+            blocks: HashMap::default(),
+            jumps: vec![empty; JUMP_CACHE],
+            cached_ops: 0,
+            stale: Vec::new(),
+            single: None,
+        }
     }
 }
 
@@ -77,6 +89,26 @@ impl BlockCache {
         self.stale.clear();
         self.cached_ops = 0;
         self.jumps.fill(Jump { rip: 0, guard: u64::MAX, block: std::ptr::null() });
+    }
+}
+
+/// Hashes a block's key, which is two integers: looked up after every TLB flush, so it has to be quick.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        // The table takes its index from the low bits and a tag from the high ones.
+        self.0 ^ self.0 >> 32
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u8(*b));
+    }
+    fn write_u8(&mut self, v: u8) {
+        self.write_u64(v as u64);
+    }
+    fn write_u64(&mut self, v: u64) {
+        self.0 = (self.0.rotate_left(5) ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 

@@ -70,8 +70,8 @@ fn bare(code: &[u8]) -> Cpu {
 pub fn step(cpu: &mut Cpu) -> Result<(), Fault> {
     cpu.single = true;
     loop {
-        // SAFETY: good until the next `find_block`.
         let block = match cpu.find_block() {
+            // SAFETY: good until the next `find_block`.
             Ok(b) => unsafe { &*b },
             Err(_) => return Err(cpu.fault.take().unwrap()),
         };

@@ -317,7 +317,7 @@ impl Case {
             let at = MIDDLE.wrapping_add(i.memory_displacement64() as usize);
             regs[RAX] = u64::from_le_bytes(memory[at..at + 8].try_into().unwrap());
         }
-        if matches!(i.mnemonic(), Mnemonic::Cmpxchg16b) && i.memory_displacement64() % 16 != 0 {
+        if matches!(i.mnemonic(), Mnemonic::Cmpxchg16b) && !i.memory_displacement64().is_multiple_of(16) {
             return Ok(false);
         }
         for (r, at) in pointers {
