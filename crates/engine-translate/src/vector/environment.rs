@@ -86,9 +86,9 @@ impl Cpu {
         let fsw = summarise(word(1) as u16, fcw);
         let tags = word(2) as u16;
         let valid = (0..8).fold(0u8, |bits, n| bits | ((tags >> (2 * n) & 3 != 3) as u8) << n);
+        self.set_status(fsw);
         let v = &mut self.vector;
         v.put(FCW, &fcw.to_le_bytes());
-        v.put(FSW, &fsw.to_le_bytes());
         v.put(FTW, &[valid, 0]);
         v.put(FOP, &(fop as u16 & 0x7ff).to_le_bytes());
         v.put(FIP, &(fip as u64).to_le_bytes());
@@ -156,12 +156,10 @@ fn fnsave<const ENV: usize, const LEN: usize>(cpu: &mut Cpu, op: &Op) -> Guest<(
     }
     cpu.write_bytes(linear, &image)?;
     // As FNINIT: the registers' contents stay, empty, at their physical places.
-    let top = (cpu.vector.get16(FSW) >> 11 & 7) as usize;
-    let registers: [[u8; 16]; 8] = std::array::from_fn(|n| cpu.vector.get(ST0 + n * 16));
+    cpu.set_status(0);
+    let registers: [u8; 128] = cpu.vector.get(ST0);
     cpu.vector.init_x87();
-    for (n, r) in registers.iter().enumerate() {
-        cpu.vector.put(ST0 + ((n + top) & 7) * 16, r);
-    }
+    cpu.vector.put(ST0, &registers);
     Ok(())
 }
 

@@ -141,6 +141,11 @@ fn zero_upper(cpu: &mut Cpu, _: &Op) -> Guest<()> {
 fn maskmovq(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     cpu.guard_mmx()?;
     let (data, mask) = (cpu.mm(op.a), cpu.mm(op.b));
+    // Unlike the others it wants all eight bytes writable, selected or not.
+    if mask.iter().any(|m| m & 0x80 != 0) {
+        let linear = cpu.vector_linear(op, 8, true)?;
+        cpu.host_pointer(linear, 8, true)?;
+    }
     cpu.store_bytes_masked(op, &data, &mask)?;
     cpu.enter_mmx();
     Ok(())
@@ -201,6 +206,10 @@ fn gather<const N: usize, const INDEX: usize>(cpu: &mut Cpu, op: &Op) -> Guest<(
     let index = cpu.ymm(op.extra as u8);
     let (mut out, mut mask) = (cpu.ymm(op.a), cpu.ymm(op.b));
     let base = cpu.regs[op.base as usize % 18].wrapping_add(op.disp);
+    // The mask's elements become all ones or all zeros first: seen where one faults.
+    for element in mask[..count * N].chunks_exact_mut(N) {
+        element.fill(((element[N - 1] as i8) >> 7) as u8);
+    }
     for n in 0..count {
         let at = n * N;
         if mask[at + N - 1] & 0x80 == 0 {
@@ -226,17 +235,14 @@ fn gather<const N: usize, const INDEX: usize>(cpu: &mut Cpu, op: &Op) -> Guest<(
                 mask[at..at + N].fill(0);
             }
             Err(raised) => {
-                if n != 0 {
-                    cpu.set_ymm(op.a, &out);
-                    cpu.set_ymm(op.b, &mask);
-                }
+                cpu.set_ymm(op.a, &out);
+                cpu.set_ymm(op.b, &mask);
                 return Err(raised);
             }
         }
     }
-    // The destination's width is `count` elements; above it both registers are cleared.
-    let width = (count * N).max(if N == 4 && INDEX == 8 { count * N } else { len });
-    out[width..].fill(0);
+    // Above its elements the destination is cleared.
+    out[count * N..].fill(0);
     cpu.set_ymm(op.a, &out);
     cpu.set_ymm(op.b, &[0; 32]);
     Ok(())

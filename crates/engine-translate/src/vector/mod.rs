@@ -55,7 +55,9 @@ pub fn select(cpu: &mut Cpu, i: &Instruction, code: &[u8], op: &mut Op) -> Optio
     if x87::is_x87(i) {
         return x87::select(cpu, i, code, op);
     }
-    let vector = (0..i.op_count()).any(|n| i.op_register(n).is_vector_register()) || masked::is_zeroing(i);
+    let vector = (0..i.op_count()).any(|n| i.op_register(n).is_vector_register())
+        || masked::is_zeroing(i)
+        || native::is_conversion(i);
     if !vector {
         return None;
     }

@@ -7,7 +7,7 @@ use crate::decode::Lowered;
 use crate::fault::{Fault, Guest};
 use crate::op::{Exec, Op};
 use engine::Exit;
-use iced_x86::{Code, EncodingKind, Instruction, InstructionInfoFactory, OpAccess};
+use iced_x86::{Code, EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess};
 use x86::{Cr4, Exception, Vector};
 
 /// Which checks come first.
@@ -43,6 +43,15 @@ fn no_room(why: &str) -> Fault {
 /// Stands for an instruction whose stub can't be made; says so when it is executed.
 pub(super) fn without_stub(cpu: &mut Cpu, _: &Op) -> Guest<()> {
     cpu.raise(no_room("the host gives no executable memory, or not enough of it"))
+}
+
+/// Conversions of a memory operand to a general register: SSE or AVX, though they name no vector register.
+pub(super) fn is_conversion(i: &Instruction) -> bool {
+    use Mnemonic::*;
+    matches!(
+        i.mnemonic(),
+        Cvtsd2si | Cvtss2si | Cvttsd2si | Cvttss2si | Vcvtsd2si | Vcvtss2si | Vcvttsd2si | Vcvttss2si
+    )
 }
 
 /// Chooses the handler for an SSE or AVX instruction without specialities of its own.
@@ -214,8 +223,7 @@ fn load<const CLASS: u8>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
 fn store<const CLASS: u8>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     cpu.guard::<CLASS>()?;
     let linear = cpu.vector_aligned(op, op.size as u64, true)?;
-    // Nothing may have changed if the store faults: MXCSR's flags, say.
-    cpu.host_pointer(linear, op.size as u64, true)?;
+    // The one store that sets flags, VCVTPS2PH, sets them even if it can't store.
     cpu.call_stub(op.imm)?;
     cpu.bounce_out(linear, op.size as usize)
 }

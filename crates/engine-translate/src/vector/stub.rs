@@ -203,28 +203,28 @@ fn host_register(r: Register, host: u8) -> Option<Register> {
 }
 
 /// Whether the instruction reads or raises anything in MXCSR. Wrongly yes costs time only.
-fn uses_mxcsr(code: Code) -> bool {
-    let name = format!("{:?}", code.mnemonic());
-    let root = name.trim_start_matches('V');
+pub(super) fn uses_mxcsr(code: Code) -> bool {
+    let name = format!("{:?}", code.mnemonic()).to_lowercase();
+    let root = name.strip_prefix('v').unwrap_or(&name);
     // Packed integers, moves, logic, permutations, cryptography.
     const NEITHER: [&str; 17] = [
-        "P",
-        "Mov",
-        "Aes",
-        "Sha",
-        "And",
-        "Or",
-        "Xor",
-        "Shuf",
-        "Unpck",
-        "Blend",
-        "Broadcast",
-        "Extract",
-        "Insert",
-        "Test",
-        "Lddqu",
-        "Gf2p8",
-        "Maskmov",
+        "p",
+        "mov",
+        "aes",
+        "sha",
+        "and",
+        "or",
+        "xor",
+        "shuf",
+        "unpck",
+        "blend",
+        "broadcast",
+        "extract",
+        "insert",
+        "test",
+        "lddqu",
+        "gf2p8",
+        "maskmov",
     ];
     !NEITHER.iter().any(|n| root.starts_with(n))
 }

@@ -308,3 +308,11 @@ fn many_distinct_instructions_never_exhaust_the_stubs() {
     }
     assert!(cpu.seg[CS].long());
 }
+
+#[test]
+fn uses_mxcsr_of_vex_integer_instructions_is_no() {
+    use iced_x86::Code;
+    let uses = super::stub::uses_mxcsr;
+    assert!(!uses(Code::VEX_Vpcmpestri_xmm_xmmm128_imm8) && !uses(Code::Pcmpestri_xmm_xmmm128_imm8));
+    assert!(uses(Code::VEX_Vaddps_xmm_xmm_xmmm128) && uses(Code::Addps_xmm_xmmm128));
+}

@@ -52,10 +52,13 @@ pub(super) fn select_mmx(cpu: &mut Cpu, i: &Instruction, op: &mut Op) -> Option<
         Err(_) => return Lowered::next(without_stub),
     };
     op.imm = stub.entry as u64;
-    let xmm = (0..i.op_count()).any(|n| i.op_register(n).is_xmm());
+    use Mnemonic::{Cvtpd2pi, Cvtpi2pd, Cvtpi2ps, Cvtps2pi, Cvttpd2pi, Cvttps2pi};
+    let converts = matches!(i.mnemonic(), Cvtpd2pi | Cvtpi2pd | Cvtpi2ps | Cvtps2pi | Cvttpd2pi | Cvttps2pi);
+    let xmm = converts || (0..i.op_count()).any(|n| i.op_register(n).is_xmm());
     let aligned = i.memory_size().size() == 16;
-    op.extra = xmm as u32 | (aligned as u32) << 1;
-    let converts = xmm && !matches!(i.mnemonic(), Mnemonic::Movq2dq | Mnemonic::Movdq2q);
+    // From memory to an XMM register, no MMX register is touched.
+    let enters = !(matches!(i.mnemonic(), Cvtpi2pd | Cvtpi2ps) && stub::has_memory(i));
+    op.extra = xmm as u32 | (aligned as u32) << 1 | (enters as u32) << 2;
     let exec: Exec = match (memory(i, op), converts) {
         (None, false) => mmx,
         (Some(false), false) => mmx_load,
@@ -107,13 +110,21 @@ impl Cpu {
     /// What every MMX instruction but EMMS does to the x87 state: TOP 0, all tags valid (SDM 1 9.5.1).
     pub(super) fn enter_mmx(&mut self) {
         let status = self.vector.get16(FSW);
-        let top = (status >> 11 & 7) as usize;
-        let registers: [[u8; 16]; 8] = std::array::from_fn(|n| self.vector.get(ST0 + n * 16));
-        for (n, r) in registers.iter().enumerate() {
-            self.vector.put(ST0 + ((n + top) & 7) * 16, r);
-        }
-        self.vector.put(FSW, &(status & !0x3800).to_le_bytes());
+        self.set_status(status & !0x3800);
         self.vector.put(FTW, &[0xff, 0]);
+    }
+
+    /// Replaces FSW. The registers stay where they are, so that those of the image, counted from TOP, change places.
+    pub(super) fn set_status(&mut self, status: u16) {
+        let top = |status: u16| (status >> 11 & 7) as usize;
+        let turn = top(self.vector.get16(FSW)).wrapping_sub(top(status)) & 7;
+        self.vector.put(FSW, &status.to_le_bytes());
+        if turn != 0 {
+            let registers: [[u8; 16]; 8] = std::array::from_fn(|n| self.vector.get(ST0 + n * 16));
+            for (n, r) in registers.iter().enumerate() {
+                self.vector.put(ST0 + ((n + turn) & 7) * 16, r);
+            }
+        }
     }
 
     /// Runs the stub, then puts the guest's addresses and opcode where the processor left the stub's.
@@ -156,14 +167,21 @@ fn store<const WAITS: bool>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
         cpu.pending_x87()?;
     }
     let len = op.size as usize;
-    let linear = cpu.vector_linear(op, len as u64, true)?;
-    cpu.host_pointer(linear, len as u64, true)?;
+    let before = cpu.vector.area.clone();
     cpu.vector.bounce.0[..16].copy_from_slice(&UNTOUCHED);
     cpu.run_x87(op)?;
+    // An unmasked exception before the store keeps it from being tried at all.
     if cpu.vector.get16(FSW) & ES != 0 && len <= 16 && cpu.vector.bounce.0[..len] == UNTOUCHED[..len] {
         return Ok(());
     }
-    cpu.bounce_out(linear, len)
+    let stored = match cpu.vector_linear(op, len as u64, true) {
+        Ok(linear) => cpu.bounce_out(linear, len),
+        Err(raised) => Err(raised),
+    };
+    if stored.is_err() {
+        cpu.vector.area = before;
+    }
+    stored
 }
 
 /// MMX instructions that also touch an XMM register need the system to know of those.
@@ -221,6 +239,9 @@ fn converted(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let raised = cpu.vector.mxcsr() & 0x3f;
     if raised & !(mxcsr >> 7) != 0 {
         cpu.vector.area = before;
+        if op.extra & 4 != 0 {
+            cpu.enter_mmx();
+        }
         return cpu.simd_exception(raised);
     }
     cpu.vector.set_mxcsr(mxcsr | raised);

@@ -1,0 +1,139 @@
+//! Sequences in the interpreter: a vCPU at CPL 3 whose page tables map the window as the native process does.
+
+use crate::state::{Ending, Outcome, Registers, place};
+use address::GuestPhys;
+use engine_translate::cpu::{CS, Cpu, DS, ES, FS, GS, RIP, SS};
+use engine_translate::decode::decode;
+use engine_translate::fault::Fault;
+use engine_translate::op::Flow;
+use engine_translate::remote::{Remote, Shared};
+use memory::{GuestMemory, Kind, RegionConfig};
+use std::sync::Arc;
+use x86::{Cr0, Cr4, Efer, Segment, Vector};
+
+/// Guest-physical places.
+const TABLES: u64 = 0x1000;
+const DATA: u64 = 0x10000;
+const READ_ONLY: u64 = DATA + place::DATA_LEN as u64;
+const CODE: u64 = 0x20000;
+/// Sequences a vCPU runs before a new one takes its place: its memory for stubs is bounded.
+const LIFE: u32 = 2000;
+
+pub struct Translated {
+    base: u64,
+    memory: Arc<GuestMemory>,
+    cpu: Cpu,
+    age: u32,
+}
+
+impl Translated {
+    pub fn new(base: u64, read_only: &[u8]) -> Self {
+        let config = RegionConfig { base: GuestPhys(0), len: 1 << 20, kind: Kind::Ram };
+        let memory = Arc::new(GuestMemory::new(&[config]).unwrap());
+        let entry = |table: u64, index: u64, value: u64| {
+            memory.write_u64(GuestPhys(table + index * 8), value).unwrap()
+        };
+        // Present, writable, user, accessed, dirty.
+        const RW: u64 = 0x67;
+        entry(TABLES, base >> 39 & 511, (TABLES + 0x1000) | RW);
+        entry(TABLES + 0x1000, base >> 30 & 511, (TABLES + 0x2000) | RW);
+        entry(TABLES + 0x2000, base >> 21 & 511, (TABLES + 0x3000) | RW);
+        let page =
+            |linear: u64, physical: u64, bits| entry(TABLES + 0x3000, linear >> 12 & 511, physical | bits);
+        page(base + place::DATA, DATA, RW);
+        page(base + place::DATA + 0x1000, DATA + 0x1000, RW);
+        page(base + place::READ_ONLY, READ_ONLY, RW & !2);
+        page(base + place::CODE, CODE, RW & !2);
+        memory.load(GuestPhys(READ_ONLY), read_only).unwrap();
+        let cpu = vcpu(&memory);
+        Self { base, memory, cpu, age: 0 }
+    }
+
+    /// As `Native::run`.
+    pub fn run(&mut self, code: &[u8], start: &Registers, data: &[u8], code32: bool) -> Outcome {
+        self.age += 1;
+        if self.age > LIFE {
+            self.age = 0;
+            self.cpu = vcpu(&self.memory);
+        }
+        self.memory.load(GuestPhys(DATA), data).unwrap();
+        self.memory.load(GuestPhys(CODE), code).unwrap();
+        let cpu = &mut self.cpu;
+        set_mode(cpu, code32);
+        cpu.regs[..16].copy_from_slice(&start.gpr);
+        cpu.regs[RIP] = start.rip;
+        cpu.set_rflags(start.rflags | 0x202);
+        cpu.update_mode();
+        let mut image = start.xsave;
+        image[512..576].fill(0);
+        image[512] = 7;
+        cpu.vector.load_bytes(&image).unwrap();
+        let ending = execute(cpu, code, self.base + place::CODE);
+        let mut gpr = [0; 16];
+        gpr.copy_from_slice(&cpu.regs[..16]);
+        let xsave = cpu.vector.to_bytes().try_into().unwrap();
+        let registers = Registers { gpr, rip: cpu.regs[RIP], rflags: cpu.rflags(), xsave }.canonical();
+        let mut after = vec![0; data.len()];
+        self.memory.read(GuestPhys(DATA), &mut after).unwrap();
+        Outcome { ending, registers, data: after }
+    }
+}
+
+fn vcpu(memory: &Arc<GuestMemory>) -> Cpu {
+    let remote = Arc::new(Remote::new(Default::default()));
+    let mut cpu = Cpu::new(0, Arc::new(Shared::new(memory.clone(), 1, 1_000_000)), remote);
+    cpu.cr0 = Cr0::PE | Cr0::MP | Cr0::ET | Cr0::NE | Cr0::WP | Cr0::AM | Cr0::PG;
+    cpu.cr3 = TABLES;
+    cpu.cr4 = Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::OSXSAVE;
+    cpu.efer = Efer::SCE | Efer::LME | Efer::LMA | Efer::NXE;
+    cpu.cpl = 3;
+    cpu.vector.set_xcr0(engine_translate::vector::host_features().xcr0).unwrap();
+    cpu
+}
+
+/// The segments that Linux gives its processes.
+fn set_mode(cpu: &mut Cpu, code32: bool) {
+    let data = Segment { selector: 0x2b, base: 0, limit: u32::MAX, attributes: 0xc0f3, unusable: false };
+    let null = Segment { selector: 0, base: 0, limit: 0, attributes: 0, unusable: true };
+    for s in [ES, SS, DS] {
+        cpu.seg[s] = data;
+    }
+    for s in [FS, GS] {
+        cpu.seg[s] = null;
+    }
+    let (selector, attributes) = if code32 { (0x23, 0xc0fb) } else { (0x33, 0xa0fb) };
+    cpu.seg[CS] = Segment { selector, attributes, ..data };
+}
+
+fn execute(cpu: &mut Cpu, code: &[u8], base: u64) -> Ending {
+    let end = base + code.len() as u64;
+    for _ in 0..100_000 {
+        let rip = cpu.regs[RIP];
+        if rip == end {
+            return Ending::Ran;
+        }
+        assert!((base..end).contains(&rip), "RIP {rip:#x} is outside the sequence");
+        let ops = decode(cpu, &code[(rip - base) as usize..], rip, 16);
+        assert!(!ops.is_empty(), "nothing decoded at {rip:#x}");
+        for op in &ops {
+            if (op.exec)(cpu, op).is_err() {
+                cpu.regs[RIP] = cpu.this_rip(op);
+                return match cpu.fault.take() {
+                    Some(Fault::Exception(e)) => {
+                        let address = if e.vector == Vector::PF { e.payload } else { 0 };
+                        Ending::Exception { vector: e.vector as u8, code: e.error_code, address }
+                    }
+                    Some(Fault::NonCanonical) => {
+                        let vector = if op.seg as usize == SS { 12 } else { 13 };
+                        Ending::Exception { vector, code: 0, address: 0 }
+                    }
+                    other => panic!("the interpreter failed with {other:?}"),
+                };
+            }
+        }
+        if let Some(last) = ops.last().filter(|op| op.flow != Flow::EndSet) {
+            cpu.regs[RIP] = cpu.next_rip(last);
+        }
+    }
+    panic!("the sequence does not end");
+}
