@@ -46,7 +46,7 @@ macro_rules! by_condition {
     };
 }
 
-/// The widths of RIP: 64-bit code; elsewhere the mask in `op.extra`, and CS's limit.
+/// The branches' parameter for 64-bit code. Elsewhere `op.extra` masks targets, and CS's limit bounds them.
 const LONG: bool = true;
 
 /// Sets RIP for a branch relative to the block's start.

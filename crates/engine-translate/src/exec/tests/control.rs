@@ -278,14 +278,14 @@ fn bound_outside_is_br() {
 fn decimal_adjustments_match_the_manual() {
     // (opcode, AX, CF and AF in) -> (AX, CF and AF out)
     for (code, ax, flags, ax_out, flags_out) in [
-        (&[0x27][..], 0x00ae, 0, 0x0014, 0x11),         // daa
-        (&[0x27], 0x0099, 0x11, 0x00ff, 0x11),          // daa with both carries in
-        (&[0x2f], 0x00ee, 0x10, 0x0088, 0x11),          // das
-        (&[0x2f], 0x0003, 0x10, 0x00fd, 0x11),          // das that borrows in the first step
-        (&[0x37], 0x00fa, 0, 0x0200, 0x11),             // aaa that carries into AH twice
-        (&[0x3f], 0x0203, 0x10, 0x000d & 0xff0f, 0x11), // aas
-        (&[0xd4, 10], 0x003f, 0, 0x0603, 0),            // aam
-        (&[0xd5, 10], 0x0603, 0, 0x003f, 0),            // aad
+        (&[0x27][..], 0x00ae, 0, 0x0014, 0x11), // daa
+        (&[0x27], 0x0099, 0x11, 0x00ff, 0x11),  // daa with both carries in
+        (&[0x2f], 0x00ee, 0x10, 0x0088, 0x11),  // das
+        (&[0x2f], 0x0003, 0x10, 0x00fd, 0x11),  // das that borrows in the first step
+        (&[0x37], 0x00fa, 0, 0x0200, 0x11),     // aaa that carries into AH twice
+        (&[0x3f], 0x0203, 0x10, 0x000d, 0x11),  // aas
+        (&[0xd4, 10], 0x003f, 0, 0x0603, 0),    // aam
+        (&[0xd5, 10], 0x0603, 0, 0x003f, 0),    // aad
     ] {
         let mut cpu = testing::cpu32(code);
         cpu.regs[RAX] = ax;
