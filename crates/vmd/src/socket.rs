@@ -13,7 +13,7 @@ pub const VARIABLE: &str = "VMD_SOCKET";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{0} is not this user's own, or others may enter it: remove it, or set {VARIABLE} to a socket's path elsewhere", path.display())]
+    #[error("{0} is not this user's own, or others may write to it: remove it, or set {VARIABLE} to a socket's path elsewhere", path.display())]
     Unsafe { path: PathBuf },
     #[error("{path} can't be made: {source}")]
     Make { path: PathBuf, source: io::Error },
@@ -124,8 +124,8 @@ pub fn peer_uid(stream: &UnixStream) -> Result<u32, Error> {
     Ok(credentials.uid.as_raw())
 }
 
-/// The directory of the socket, made if it isn't there. In `/tmp` it has to be the user's alone, since others could have
-/// made it first.
+/// The directory of the socket, made if it isn't there. In `/tmp` it has to be the user's own, since others could have
+/// made it first; the socket itself lets nobody else in.
 pub fn make_directory(socket: &Path) -> Result<(), Error> {
     let Some(directory) = socket.parent().filter(|d| !d.as_os_str().is_empty()) else { return Ok(()) };
     let make = |source| Error::Make { path: directory.into(), source };
@@ -135,7 +135,7 @@ pub fn make_directory(socket: &Path) -> Result<(), Error> {
     }
     let meta = fs::symlink_metadata(directory).map_err(make)?;
     let in_tmp = directory.parent() == Some(Path::new("/tmp"));
-    if in_tmp && !(meta.is_dir() && meta.uid() == getuid().as_raw() && meta.mode() & 0o077 == 0) {
+    if in_tmp && !(meta.is_dir() && meta.uid() == getuid().as_raw() && meta.mode() & 0o022 == 0) {
         return Err(Error::Unsafe { path: directory.into() });
     }
     Ok(())
