@@ -134,7 +134,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        signal(self.child.id() as i32, "TERM");
+        // A deaf guest would be waited for.
+        let _ = self.place.vmctl("stop -f -a");
         signal(self.child.id() as i32, "TERM");
         let status = end(&mut self.child);
         if std::thread::panicking() {
