@@ -239,7 +239,9 @@ fn tsc_ratio(tsc_khz: u64) -> Leaf {
     }
     let (mut numerator, mut denominator) = (tsc_khz / a.max(1), TIMER_KHZ / a.max(1));
     if numerator * TIMER_KHZ > u32::MAX as u64 {
-        (numerator, denominator) = (((tsc_khz + 500) / 1000).max(1), TIMER_KHZ / 1000);
+        let most = u32::MAX as u64 / TIMER_KHZ;
+        denominator = (most * TIMER_KHZ / tsc_khz).clamp(1, TIMER_KHZ / 1000);
+        numerator = ((tsc_khz * denominator + TIMER_KHZ / 2) / TIMER_KHZ).clamp(1, most);
     }
     Leaf { eax: denominator as u32, ebx: numerator as u32, ecx: (TIMER_KHZ * 1000) as u32, edx: 0 }
 }

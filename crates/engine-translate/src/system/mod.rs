@@ -30,6 +30,9 @@ mod task;
 pub mod time;
 mod v86;
 
+#[cfg(test)]
+mod tests;
+
 pub use apic::Apic;
 pub use select::select;
 
