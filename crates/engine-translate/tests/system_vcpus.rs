@@ -90,8 +90,10 @@ fn get(vcpu: &dyn Vcpu) -> State {
     }
 }
 
+type Started = (Arc<dyn Vm>, Arc<GuestMemory>, Box<dyn Vcpu>, Arc<Board>);
+
 /// A board and its first vCPU, about to run `code` at 1000H.
-fn start(code: &[u8], rflags: u64) -> (Arc<dyn Vm>, Arc<GuestMemory>, Box<dyn Vcpu>, Arc<Board>) {
+fn start(code: &[u8], rflags: u64) -> Started {
     let (vm, memory) = vm(1);
     let mut vcpu = vm.create_vcpu(0).unwrap();
     memory.load(GuestPhys(0x1000), code).unwrap();

@@ -46,7 +46,7 @@ pub(super) fn jmp_far(cpu: &mut Cpu, op: &Op) -> Guest<()> {
         return Ok(());
     }
     match cpu.system_target(selector, d)? {
-        Target::Task { tss, through } => cpu.jump_to_task(tss, through, Switch::Jump, op),
+        Target::Task(tss) => cpu.jump_to_task(tss, Switch::Jump, op),
         Target::Gate(gate) => {
             let code = gate.code;
             let same = if code.is_conforming_code() { code.dpl() <= cpu.cpl } else { code.dpl() == cpu.cpl };
@@ -94,14 +94,14 @@ pub(super) fn call_far(cpu: &mut Cpu, op: &Op) -> Guest<()> {
         return Ok(());
     }
     match cpu.system_target(selector, d)? {
-        Target::Task { tss, through } => cpu.jump_to_task(tss, through, Switch::Call, op),
+        Target::Task(tss) => cpu.jump_to_task(tss, Switch::Call, op),
         Target::Gate(gate) => cpu.call_gate(&gate, back),
     }
 }
 
 /// Where a system descriptor leads.
 enum Target {
-    Task { tss: u16, through: Option<u16> },
+    Task(u16),
     Gate(Gate),
 }
 
@@ -151,9 +151,9 @@ impl Cpu {
             return self.selector_fault(Vector::NP, selector);
         }
         let (size, offset) = match d.kind() {
-            kind::TASK_GATE => return Ok(Target::Task { tss: d.gate_selector(), through: Some(selector) }),
+            kind::TASK_GATE => return Ok(Target::Task(d.gate_selector())),
             kind::TSS16_AVAILABLE | kind::TSS32_AVAILABLE => {
-                return Ok(Target::Task { tss: selector, through: None });
+                return Ok(Target::Task(selector));
             }
             kind::CALL_GATE16 => (2, d.gate_offset() as u64 & 0xffff),
             _ if long => {

@@ -7,7 +7,7 @@ use crate::op::{Exec, Op};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 /// Chooses the handler for a system instruction; `None` if it isn't one.
-pub fn select(i: &Instruction, op: &mut Op, mode: Mode) -> Option<Lowered> {
+pub fn select(i: &Instruction, op: &mut Op, _: Mode) -> Option<Lowered> {
     use Mnemonic as M;
     // Register operands by number: the first in `a`, the second in `b`.
     let register = |n: u32| (i.op_count() > n && i.op_kind(n) == OpKind::Register).then(|| i.op_register(n));
@@ -20,14 +20,15 @@ pub fn select(i: &Instruction, op: &mut Op, mode: Mode) -> Option<Lowered> {
     }
     let m = i.mnemonic();
     match m {
-        M::Mov => return select_mov(i, op, register(0)?, register(1)),
+        M::Mov => return select_mov(op, register(0)?, register(1)),
         M::Push | M::Pop => {
-            let r = register(0).filter(|r| r.is_segment_register())?;
+            register(0).filter(|r| r.is_segment_register())?;
             op.size = i.stack_pointer_increment().unsigned_abs() as u8;
             if m == M::Push {
                 return Lowered::next(segments::push);
             }
-            return load_of(r, segments::pop);
+            // What follows may run in another mode, or in SS's shadow.
+            return Lowered::end(segments::pop);
         }
         M::Lds | M::Les | M::Lss | M::Lfs | M::Lgs => {
             op.extra = match m {
@@ -123,7 +124,6 @@ pub fn select(i: &Instruction, op: &mut Op, mode: Mode) -> Option<Lowered> {
         M::Vmcall | M::Vmmcall => return Lowered::end(hypercall),
         _ => {}
     }
-    let _ = mode;
     match m {
         M::Int | M::Int3 => Lowered::set(interrupts::int),
         M::Into => Lowered::set(interrupts::into),
@@ -133,14 +133,7 @@ pub fn select(i: &Instruction, op: &mut Op, mode: Mode) -> Option<Lowered> {
     }
 }
 
-/// Loads of SS end the block, since what follows runs in their shadow; those of FS and GS outside 64-bit mode don't change the mode, the
-/// others may.
-fn load_of(r: Register, exec: Exec) -> Option<Lowered> {
-    let _ = r;
-    Lowered::end(exec)
-}
-
-fn select_mov(i: &Instruction, op: &mut Op, first: Register, second: Option<Register>) -> Option<Lowered> {
+fn select_mov(op: &mut Op, first: Register, second: Option<Register>) -> Option<Lowered> {
     if first.is_cr() {
         op.size = second?.size() as u8;
         return Lowered::end(control::write_cr);
@@ -153,7 +146,7 @@ fn select_mov(i: &Instruction, op: &mut Op, first: Register, second: Option<Regi
         if first == Register::CS {
             return None;
         }
-        return load_of(first, segments::load);
+        return Lowered::end(segments::load);
     }
     let second = second?;
     if second.is_cr() {
@@ -162,7 +155,6 @@ fn select_mov(i: &Instruction, op: &mut Op, first: Register, second: Option<Regi
     if second.is_dr() {
         return Lowered::next(debug::read_dr);
     }
-    let _ = i;
     second.is_segment_register().then_some(())?;
     Lowered::next(segments::store)
 }

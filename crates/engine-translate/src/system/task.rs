@@ -38,9 +38,8 @@ struct Image {
 
 impl Cpu {
     /// JMP or CALL far to a TSS, directly or through a task gate.
-    pub(super) fn jump_to_task(&mut self, tss: u16, through: Option<u16>, how: Switch, op: &Op) -> Guest<()> {
+    pub(super) fn jump_to_task(&mut self, tss: u16, how: Switch, op: &Op) -> Guest<()> {
         let next = self.next_rip(op);
-        let _ = through;
         let r = self.find_task(tss).and_then(|d| self.switch_task(tss, d, how, next, None));
         self.after_transfer(op, r)
     }
