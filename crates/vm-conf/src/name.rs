@@ -9,7 +9,9 @@ pub const MAX_NAME: usize = 63;
 pub enum Error {
     #[error("a VM needs a name")]
     Empty,
-    #[error("\"{0}\" is not a VM's name: use letters, digits and . - _, with a letter first or a digit with a letter after it")]
+    #[error(
+        "\"{0}\" is not a VM's name: use letters, digits and . - _, with a letter first or a digit with a letter after it"
+    )]
     Malformed(String),
     #[error("a VM's name is at most {MAX_NAME} characters long")]
     TooLong,

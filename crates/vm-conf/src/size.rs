@@ -68,7 +68,7 @@ pub fn format(bytes: u64) -> String {
     let shift = 10 * unit as u32;
     // Tenths, rounded to the nearest; 1023.96K would print as 1024.0K and is left so.
     let tenths = ((u128::from(bytes) * 10) + ((1u128 << shift) >> 1)) >> shift;
-    if unit == 0 || tenths % 10 == 0 {
+    if unit == 0 || tenths.is_multiple_of(10) {
         format!("{}{}", tenths / 10, UNITS[unit])
     } else {
         format!("{}.{}{}", tenths / 10, tenths % 10, UNITS[unit])

@@ -47,7 +47,7 @@ pub fn read<T: DeserializeOwned>(stream: &UnixStream, limit: usize, patience: Pa
     let mut header = [0; 4];
     stream.set_read_timeout(patience.first)?;
     match read_some(stream, &mut header)? {
-        0 => return Err(Error::Closed),
+        0 => Err(Error::Closed),
         mut have => {
             let deadline = Instant::now() + patience.rest;
             while have < header.len() {
