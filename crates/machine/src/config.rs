@@ -87,14 +87,14 @@ pub enum OnReset {
     End,
 }
 
-/// Where bytes that the guest sends go: a console, a debug port. Called on vCPU threads with the device locked, so
-/// it never blocks, and never calls the machine back.
+/// Where bytes that the guest sends go: a console, a debug port. Called on vCPU and device threads with the device
+/// locked, so it never blocks, and never calls the machine back.
 pub trait Output: Send + Sync {
     /// Takes what it has room for and gives how many bytes that were; an output that would rather lose bytes than
     /// hold the guest up takes all. The console's rest is offered again after [`crate::PcHandle::console_output_ready`];
     /// a debug port's is lost.
     fn write(&self, bytes: &[u8]) -> usize;
-    /// The console's receiver has room again after [`crate::PcHandle::console_input`] took less than it was given.
+    /// The console's receiver may have room again after [`crate::PcHandle::console_input`] took less than it was given.
     fn input_room(&self) {}
 }
 
@@ -116,7 +116,7 @@ pub struct PcConfig {
     pub boot: Boot,
     /// One virtio block device each, in order.
     pub disks: Vec<Arc<dyn disk::Image>>,
-    /// What the guest sends to COM1. Input comes by [`crate::PcHandle::console_input`].
+    /// What the guest sends to COM1 and to its virtio console, hvc0. Input comes by [`crate::PcHandle::console_input`].
     pub console: Arc<dyn Output>,
     /// Port (QEMU's is usually 0xf4) where a write ends the machine with [`Ending::DebugExit`].
     pub debug_exit: Option<u16>,

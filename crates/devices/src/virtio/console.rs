@@ -48,6 +48,10 @@ impl ConsoleHandle {
         self.ring(RECEIVE);
         n
     }
+    /// Forgets what the guest has not taken yet: the machine was reset.
+    pub fn clear_input(&self) {
+        *lock(&self.0.input) = Input::default();
+    }
     /// The output has room again.
     pub fn output_ready(&self) {
         self.ring(TRANSMIT);

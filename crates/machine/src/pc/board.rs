@@ -57,11 +57,11 @@ impl PcBoard {
     }
 
     pub(super) fn console_input(&self, bytes: &[u8]) -> usize {
-        lock(&self.devices.uart).input(bytes)
+        self.devices.console.input(bytes)
     }
 
     pub(super) fn console_output_ready(&self) {
-        lock(&self.devices.uart).output_ready();
+        self.devices.console.output_ready();
     }
 
     /// Reads the kernel and modules anew and loads them.

@@ -1,6 +1,7 @@
 //! The `pc` board: an i440FX/PIIX-like machine that boots a kernel directly.
 
 pub mod board;
+pub mod console;
 pub mod interrupts;
 pub mod io_map;
 pub mod memory_map;
@@ -87,7 +88,8 @@ impl PcHandle {
     pub fn stop(&self) {
         self.control.end(Ending::Stopped);
     }
-    /// Bytes for the guest's COM1. Gives how many were taken: the UART's receiver is bounded, offer the rest later.
+    /// What a person types, for the device that the guest wrote to the console through last: COM1, where it starts, or
+    /// hvc0. Gives how many bytes were taken; offer the rest after [`crate::Output::input_room`].
     pub fn console_input(&self, bytes: &[u8]) -> usize {
         self.board.console_input(bytes)
     }

@@ -1,5 +1,7 @@
 //! The whole board under scripted vCPUs: life cycle, interrupts, devices as a guest reaches them.
 
+mod console;
+
 use super::*;
 use crate::boot::testing::bzimage;
 use crate::config::{Boot, Output, Source};

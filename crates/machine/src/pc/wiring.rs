@@ -1,5 +1,6 @@
 //! The pc's chips, made and wired to each other.
 
+use super::console::Console;
 use super::interrupts::{Interrupts, PicPorts};
 use super::io_map::{PCI_IO_WINDOW, PM_BASE, irq};
 use super::memory_map::{FOUR_GIB, MemoryMap, PCI_HOLE, PCI_WINDOW_END};
@@ -10,7 +11,7 @@ use crate::config::{Output, PcConfig};
 use crate::{Error, Result};
 use devices::legacy::{
     AcpiPm, DebugCon, DebugExit, I8042, Pit8254, Port92, PostCode, Rtc, SerialOutput, SmiCommand, Speaker,
-    Uart16550, debug_exit, i8042, pit8254, pm, port92, post_code, rtc, speaker, uart16550,
+    debug_exit, i8042, pit8254, pm, port92, post_code, rtc, speaker, uart16550,
 };
 use devices::pci::chipset::add_chipset;
 use devices::pci::{ConfigPorts, IntxRouter, PciBus, Windows, config_ports};
@@ -24,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Devices {
     pub ports: PortMap,
     pub pci: Arc<PciBus>,
-    pub uart: Arc<Mutex<Uart16550>>,
+    pub console: Console,
     pub pm: Arc<Mutex<AcpiPm>>,
     pit: Arc<Mutex<Pit8254>>,
     rtc: Arc<Mutex<Rtc>>,
@@ -44,15 +45,12 @@ fn shared<T>(device: T) -> Arc<Mutex<T>> {
     Arc::new(Mutex::new(device))
 }
 
-/// A configured output as the serial devices want it.
+/// The debug console's output as the device wants it.
 struct ToOutput(Arc<dyn Output>);
 
 impl SerialOutput for ToOutput {
     fn write(&mut self, bytes: &[u8]) -> usize {
         self.0.write(bytes)
-    }
-    fn input_room(&mut self) {
-        self.0.input_room();
     }
 }
 
@@ -104,11 +102,8 @@ impl Devices {
         claim(i8042::DATA_PORT, 1, keyboard.clone())?;
         claim(i8042::COMMAND_PORT, 1, shared(i8042::CommandPort::new(keyboard.clone())))?;
 
-        let uart = shared(Uart16550::new(
-            interrupts.isa_line(irq::COM1),
-            Box::new(ToOutput(config.console.clone())),
-        ));
-        claim(uart16550::COM1, uart16550::PORTS, uart.clone())?;
+        let (console, hvc0) = Console::new(config.console.clone(), interrupts.isa_line(irq::COM1));
+        claim(uart16550::COM1, uart16550::PORTS, console.com1.clone())?;
 
         let port92 = shared(Port92::new(control.clone()));
         claim(port92::PORT, 1, port92.clone())?;
@@ -137,6 +132,7 @@ impl Devices {
         if config.entropy {
             plug("entropy".to_string(), Box::new(Entropy::new()))?;
         }
+        plug("console".to_string(), Box::new(hvc0))?;
         let pci = Arc::new(pci);
         let config_ports = shared(ConfigPorts::new(pci.clone(), control.clone()));
         claim(config_ports::BASE, 8, config_ports.clone())?;
@@ -147,7 +143,7 @@ impl Devices {
         for &port in &config.debugcon {
             claim(port, 1, shared(DebugCon::new(Box::new(ToOutput(config.debugcon_output.clone())))))?;
         }
-        Ok(Self { ports, pci, uart, pm, pit, rtc, speaker, keyboard, port92, config_ports, runners })
+        Ok(Self { ports, pci, console, pm, pit, rtc, speaker, keyboard, port92, config_ports, runners })
     }
 
     /// RESET#, as all chips see it.
@@ -157,9 +153,9 @@ impl Devices {
         lock(&self.speaker).reset();
         lock(&self.pm).reset();
         lock(&self.keyboard).reset();
-        lock(&self.uart).reset();
         lock(&self.port92).reset();
         lock(&self.config_ports).reset();
         self.pci.reset();
+        self.console.reset();
     }
 }
