@@ -52,7 +52,8 @@ impl Block {
 
 #[derive(Clone, Copy)]
 struct Jump {
-    rip: u64,
+    /// Linear address of the block's first byte.
+    linear: u64,
     /// TLB flush count and mode, or u64::MAX.
     guard: u64,
     block: *const Block,
@@ -71,7 +72,7 @@ pub struct BlockCache {
 
 impl Default for BlockCache {
     fn default() -> Self {
-        let empty = Jump { rip: 0, guard: u64::MAX, block: std::ptr::null() };
+        let empty = Jump { linear: 0, guard: u64::MAX, block: std::ptr::null() };
         Self {
             blocks: HashMap::default(),
             jumps: vec![empty; JUMP_CACHE],
@@ -88,7 +89,7 @@ impl BlockCache {
         self.blocks.clear();
         self.stale.clear();
         self.cached_ops = 0;
-        self.jumps.fill(Jump { rip: 0, guard: u64::MAX, block: std::ptr::null() });
+        self.jumps.fill(Jump { linear: 0, guard: u64::MAX, block: std::ptr::null() });
     }
 }
 
@@ -112,22 +113,22 @@ impl Hasher for KeyHasher {
     }
 }
 
-fn jump_index(rip: u64) -> usize {
-    (rip ^ rip >> 14) as usize & (JUMP_CACHE - 1)
+fn jump_index(linear: u64) -> usize {
+    (linear ^ linear >> 14) as usize & (JUMP_CACHE - 1)
 }
 
 impl Cpu {
     /// The block at RIP. The pointer is good until the next call of this.
     #[inline(always)]
     pub(crate) fn find_block(&mut self) -> Guest<*const Block> {
-        let rip = self.regs[RIP];
+        let linear = self.code_linear(self.regs[RIP]);
         let guard = self.tlb.flushes() << 8 | self.jump_mode();
-        let jump = self.blocks.jumps[jump_index(rip)];
+        let jump = self.blocks.jumps[jump_index(linear)];
         // SAFETY: a jump entry's block is in `blocks` or `stale` until `clear`, which empties the jumps too.
-        if jump.rip == rip && jump.guard == guard && !self.single && unsafe { &*jump.block }.valid() {
+        if jump.linear == linear && jump.guard == guard && !self.single && unsafe { &*jump.block }.valid() {
             return Ok(jump.block);
         }
-        self.find_block_slow(rip, guard)
+        self.find_block_slow(linear, guard)
     }
 
     /// Everything but the address mapping that decides what RIP means: mode, and user or supervisor.
@@ -137,26 +138,29 @@ impl Cpu {
 
     #[cold]
     #[inline(never)]
-    fn find_block_slow(&mut self, rip: u64, guard: u64) -> Guest<*const Block> {
+    fn find_block_slow(&mut self, linear: u64, guard: u64) -> Guest<*const Block> {
+        let rip = self.regs[RIP];
         if self.vector_stubs_full() {
             self.blocks.clear();
             self.vector_clear_stubs();
         }
         self.check_fetch_limit(rip, 1)?;
-        let linear = self.code_linear(rip);
         let physical = self.fetch_translate(linear)?;
         if self.single {
             let block = Arc::new(self.decode_block(rip, physical, 1)?);
             return Ok(Arc::as_ptr(self.blocks.single.insert(block)));
         }
-        // A segmented code segment's base is part of what the ops computed: RIP-based operands do not hold it, but fetches across pages do.
+        // Nothing in an op depends on CS's base, but how much was decoded depended on its limit, and where a block that
+        // crosses a page goes on depends on the address mapping: that one is good for its entry in the jump cache only.
         let key = (physical.0, self.mode.0);
+        let room = self.code_room(rip);
         if let Some(b) = self.blocks.blocks.get(&key)
             && b.valid()
             && b.pages[1] == b.pages[0]
+            && b.len as u64 <= room
         {
             let block = Arc::as_ptr(b);
-            self.blocks.jumps[jump_index(rip)] = Jump { rip, guard, block };
+            self.blocks.jumps[jump_index(linear)] = Jump { linear, guard, block };
             return Ok(block);
         }
         if self.blocks.cached_ops > MAX_CACHED_OPS {
@@ -169,13 +173,23 @@ impl Cpu {
         if let Some(old) = self.blocks.blocks.insert(key, block) {
             self.blocks.stale.push(old);
         }
-        self.blocks.jumps[jump_index(rip)] = Jump { rip, guard, block: pointer };
+        self.blocks.jumps[jump_index(linear)] = Jump { linear, guard, block: pointer };
         Ok(pointer)
     }
 
     /// The linear address of an instruction.
+    #[inline]
     pub fn code_linear(&self, rip: u64) -> u64 {
-        if self.mode.is64() { rip } else { self.seg[CS].base.wrapping_add(rip) & 0xffff_ffff }
+        // CS's base is 0 here in 64-bit code.
+        self.seg_base[CS].wrapping_add(rip) & self.mode.rip_mask()
+    }
+
+    /// Bytes of code from `rip` to CS's limit.
+    fn code_room(&self, rip: u64) -> u64 {
+        if self.mode.is64() {
+            return u64::MAX;
+        }
+        (self.seg[CS].limit as u64 + 1).saturating_sub(rip)
     }
 
     /// Faults where `len` bytes of code at `rip` lie outside CS's limit or aren't canonical.
@@ -220,8 +234,7 @@ impl Cpu {
         }
         // Beyond CS's limit nothing may be fetched.
         if !self.mode.is64() {
-            let room = (self.seg[CS].limit as u64).saturating_sub(rip).saturating_add(1);
-            bytes.truncate(room.min(span as u64) as usize);
+            bytes.truncate(self.code_room(rip).min(span as u64) as usize);
         }
         let limited = bytes.len() < span;
         let mut ops = decode::decode(self, &bytes, rip, max);
@@ -259,8 +272,7 @@ impl Cpu {
                 return self.gp(0);
             }
             if !self.mode.is64() {
-                let room = (self.seg[CS].limit as u64).saturating_sub(rip).saturating_add(1);
-                both.truncate(room.min(both.len() as u64) as usize);
+                both.truncate(self.code_room(rip).min(both.len() as u64) as usize);
             }
             ops = decode::decode(self, &both, rip, 1);
             if ops.is_empty() {
@@ -274,3 +286,78 @@ impl Cpu {
 
 /// Keeps the mode in a block's key honest at compile time: it has to fit the guard's low byte.
 const _: () = assert!(size_of::<Mode>() == 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::RAX;
+    use crate::testing::{CODE, cpu16, cpu64, poke};
+    use x86::Segment;
+
+    /// Runs the one block at RIP.
+    fn run_at(cpu: &mut Cpu, rip: u64) {
+        cpu.regs[RIP] = rip;
+        assert_eq!(cpu.run_block(), None);
+    }
+
+    #[test]
+    fn same_ip_in_two_segments_is_two_blocks() {
+        let mut cpu = cpu16(&[]);
+        poke(&cpu, 0x10100, &[0xb0, 1, 0xeb, 0]);
+        poke(&cpu, 0x20100, &[0xb0, 2, 0xeb, 0]);
+        for (selector, al) in [(0x1000, 1), (0x2000, 2), (0x1000, 1)] {
+            cpu.seg[CS] = Segment::real_mode(selector, true);
+            cpu.update_mode();
+            run_at(&mut cpu, 0x100);
+            assert_eq!(cpu.regs[RAX], al);
+        }
+    }
+
+    #[test]
+    fn lower_code_limit_is_seen_by_a_block_decoded_before() {
+        let mut cpu = cpu16(&[0xb0, 1, 0xb0, 2, 0xb0, 3, 0xeb, 0]);
+        run_at(&mut cpu, CODE);
+        assert_eq!(cpu.regs[RAX], 3);
+        cpu.seg[CS].limit = CODE as u32 + 3;
+        cpu.update_mode();
+        run_at(&mut cpu, CODE);
+        assert_eq!((cpu.regs[RAX], cpu.regs[RIP]), (2, CODE + 4), "what is within the limit, and no more");
+    }
+
+    #[test]
+    fn store_to_the_next_instruction_takes_effect() {
+        // mov byte [rip+1], 7; mov al, 1; jmp +0
+        let mut cpu = cpu64(&[0xc6, 0x05, 1, 0, 0, 0, 7, 0xb0, 1, 0xeb, 0]);
+        for _ in 0..2 {
+            cpu.regs[RIP] = CODE;
+            for _ in 0..4 {
+                if cpu.regs[RIP] == CODE + 11 {
+                    break;
+                }
+                assert_eq!(cpu.run_block(), None);
+            }
+            assert_eq!((cpu.regs[RAX], cpu.regs[RIP]), (7, CODE + 11));
+            poke(&cpu, CODE + 8, &[1]);
+        }
+    }
+
+    #[test]
+    fn block_overwritten_by_a_device_is_decoded_again() {
+        let mut cpu = cpu64(&[0xb0, 1, 0xeb, 0]);
+        run_at(&mut cpu, CODE);
+        cpu.shared.memory.write(GuestPhys(CODE), &[0xb0, 9]).unwrap();
+        run_at(&mut cpu, CODE);
+        assert_eq!(cpu.regs[RAX], 9);
+    }
+
+    #[test]
+    fn instruction_across_two_pages_follows_either() {
+        let mut cpu = cpu64(&[]);
+        poke(&cpu, 0x1ffe, &[0xb8, 1, 0, 0, 0, 0xeb, 0]);
+        run_at(&mut cpu, 0x1ffe);
+        assert_eq!(cpu.regs[RAX], 1);
+        cpu.shared.memory.write(GuestPhys(0x2001), &[0x12]).unwrap();
+        run_at(&mut cpu, 0x1ffe);
+        assert_eq!(cpu.regs[RAX], 0x0012_0001);
+    }
+}

@@ -95,6 +95,8 @@ pub struct Cpu {
     pub tlb_select: u8,
     /// Data accesses at CPL 3 check alignment (CR0.AM and RFLAGS.AC); derived like `tlb_select`.
     pub alignment_check: bool,
+    /// CS's limit when 16- or 32-bit code last ran: what the jump cache's blocks of such code were decoded within.
+    pub code_limit: u32,
     /// Interrupts wait one more instruction (after STI, MOV SS, POP SS).
     pub interrupt_shadow: bool,
     /// RFLAGS but for the status flags: TF, IF, DF, IOPL, NT, RF, VM, AC, VIF, VIP, ID.
@@ -198,6 +200,10 @@ impl Cpu {
             self.seg_base = [0, 0, 0, 0, self.seg[FS].base, self.seg[GS].base, 0, 0];
         } else {
             m = if cs.big() { Mode::CODE32 } else { Mode::CODE16 };
+            if std::mem::replace(&mut self.code_limit, cs.limit) != cs.limit {
+                // Blocks found by their address only were decoded within the old limit.
+                self.tlb.forget_jumps();
+            }
             if self.seg[SS].big() {
                 m |= Mode::STACK32;
             }

@@ -22,6 +22,7 @@ impl Cpu {
             interrupt_shadow: false,
             system_flags: s.rflags,
             seg_base: [0; 8],
+            code_limit: 0,
             tlb: Box::default(),
             fault: None,
             seg: s.seg,

@@ -37,14 +37,14 @@ impl Cpu {
         let block = match self.find_block() {
             // SAFETY: good until the next `find_block`, which the ops don't call.
             Ok(b) => unsafe { &*b },
-            Err(_) => return self.on_fault(0, false),
+            Err(_) => return self.on_fault(0),
         };
         self.executing = block.pages;
         for op in block.ops.iter() {
             if (op.exec)(self, op).is_err() {
                 self.regs[RIP] = self.this_rip(op);
-                self.retired += block.ops.len() as u64 / 2;
-                return self.on_fault(op.seg, op.addr_size != 0);
+                self.retired += block.ops.partition_point(|o| o.offset < op.offset) as u64;
+                return self.on_fault(op.seg);
             }
         }
         self.retired += block.ops.len() as u64;
@@ -58,17 +58,16 @@ impl Cpu {
         None
     }
 
-    /// Turns the noted fault into what it means. RIP is the instruction's.
+    /// Turns the noted fault into what it means. RIP is the instruction's; `seg` the segment it accesses memory through.
     #[cold]
     #[inline(never)]
-    fn on_fault(&mut self, seg: u8, memory_operand: bool) -> Option<Exit> {
+    fn on_fault(&mut self, seg: u8) -> Option<Exit> {
         let was_single = std::mem::take(&mut self.single);
         self.executing = [u64::MAX; 2];
         match self.fault.take() {
             Some(Fault::Exception(e)) => self.deliver_exception(e),
             Some(Fault::NonCanonical) => {
                 // Stack instructions without a memory operand go through SS too; their ops say so in `seg`.
-                let _ = memory_operand;
                 let vector = if seg as usize == SS { Vector::SS } else { Vector::GP };
                 self.deliver_exception(Exception::with_code(vector, 0))
             }
