@@ -78,8 +78,9 @@ fn bound<W: Word>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let offset = ea::Checked::offset(cpu, op);
     let at = ea::Checked::linear(cpu, op, offset, 2 * W::SIZE as u64, false)?;
     let lower = cpu.read::<W>(at)?.signed();
-    let upper = cpu.read::<W>(at.wrapping_add(W::SIZE as u64) & 0xffff_ffff)?.signed();
-    if (lower..=upper).contains(&W::get(cpu, op.a).signed()) {
+    let index = W::get(cpu, op.a).signed();
+    // An index below the lower bound doesn't read the upper one.
+    if index >= lower && index <= cpu.read::<W>(at.wrapping_add(W::SIZE as u64) & 0xffff_ffff)?.signed() {
         return Ok(());
     }
     cpu.exception(Exception::plain(Vector::BR))

@@ -29,6 +29,23 @@ macro_rules! shifts {
 }
 shifts!(Shl shl, Shr shr, Sar sar, Rol rol, Ror ror, Rcl rcl, Rcr rcr);
 
+/// Rotations of a register by an immediate: OF, which is only defined for a count of one, is left alone for others, as
+/// Intel's processors do (by CL, or in memory, they write it).
+macro_rules! rotations {
+    ($($name:ident $method:ident),*) => {$(
+        struct $name;
+        impl Shift for $name {
+            #[inline(always)]
+            fn run<W: Word>(a: W, count: u8, status: u16) -> (W, u16) {
+                let (r, new) = a.$method(count, status);
+                let masked = count & if W::SIZE == 8 { 63 } else { 31 };
+                (r, if masked == 1 { new } else { new & !1 | status & 1 })
+            }
+        }
+    )*};
+}
+rotations!(RolBy rol, RorBy ror);
+
 struct Shld;
 impl DoubleShift for Shld {
     #[inline(always)]
@@ -124,11 +141,14 @@ fn double<O: DoubleShift>(i: &Instruction, op: &mut Op, mode: Mode) -> Option<Ex
 
 /// The handlers of this file.
 pub fn select(i: &Instruction, op: &mut Op, mode: Mode) -> Option<Lowered> {
+    let register_by_immediate = i.op0_kind() == OpKind::Register && i.op1_kind() == OpKind::Immediate8;
     Lowered::next(match i.mnemonic() {
         // 6 in the opcode's reg field shifts left as well.
         Mnemonic::Shl | Mnemonic::Sal => shift::<Shl>(i, op, mode)?,
         Mnemonic::Shr => shift::<Shr>(i, op, mode)?,
         Mnemonic::Sar => shift::<Sar>(i, op, mode)?,
+        Mnemonic::Rol if register_by_immediate => shift::<RolBy>(i, op, mode)?,
+        Mnemonic::Ror if register_by_immediate => shift::<RorBy>(i, op, mode)?,
         Mnemonic::Rol => shift::<Rol>(i, op, mode)?,
         Mnemonic::Ror => shift::<Ror>(i, op, mode)?,
         Mnemonic::Rcl => shift::<Rcl>(i, op, mode)?,

@@ -7,7 +7,7 @@ use super::ea::address_mask;
 use super::regs::Word;
 use crate::cpu::{Cpu, ES, Mode, RAX, RCX, RDI, RIP, RSI};
 use crate::decode::{Lowered, segment};
-use crate::fault::Guest;
+use crate::fault::{Guest, Raised};
 use crate::op::{Exec, Op};
 use address::PAGE_SIZE;
 use iced_x86::{Instruction, Mnemonic, OpKind};
@@ -275,6 +275,10 @@ fn chunk<O: StringOp, W: Word>(cpu: &mut Cpu, op: &Op, walk: &Walk, count: u64) 
         if !in_segment(cpu, RSI, op.seg as usize, false) {
             return Ok(0);
         }
+        if below != 0 {
+            // A fault is at the first element, not at the lowest.
+            cpu.host_pointer(si, W::SIZE as u64, false)?;
+        }
         match cpu.host_pointer(si - below, len, false)? {
             Some((p, _)) => from = p.wrapping_add(below as usize),
             None => return Ok(0),
@@ -283,6 +287,9 @@ fn chunk<O: StringOp, W: Word>(cpu: &mut Cpu, op: &Op, walk: &Walk, count: u64) 
     if O::WRITES_DI {
         if !in_segment(cpu, RDI, ES, true) {
             return Ok(0);
+        }
+        if below != 0 {
+            cpu.host_pointer(di, W::SIZE as u64, true)?;
         }
         match cpu.host_pointer(di - below, len, true)? {
             Some((p, n)) => (to, note) = (p.wrapping_add(below as usize), n),
@@ -343,12 +350,17 @@ fn compare<C: Comparison, W: Word>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
 fn repeat_compare<C: Comparison, W: Word, const EQUAL: bool>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let walk = Walk::new::<W>(cpu, op);
     let limit = if one_at_a_time(cpu) { 1 } else { ELEMENTS };
+    let before = cpu.status;
     for _ in 0..limit {
         let count = cpu.regs[RCX] & walk.mask;
         if count == 0 {
             return leave(cpu, op, true);
         }
-        compare_one::<C, W>(cpu, op, &walk)?;
+        if compare_one::<C, W>(cpu, op, &walk).is_err() {
+            // The flags are those before the instruction (SDM 2B 4.3, "REP").
+            cpu.status = before;
+            return Err(Raised);
+        }
         cpu.set_masked(RCX, walk.mask, count - 1);
         let zf = cpu.status & 1 << 14 != 0;
         if count == 1 || zf != EQUAL {
