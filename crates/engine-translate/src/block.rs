@@ -59,10 +59,25 @@ struct Jump {
     block: *const Block,
 }
 
+/// Where a page of code was found.
+#[derive(Clone, Copy)]
+struct Fetch {
+    linear_page: u64,
+    /// As in [`Jump`].
+    guard: u64,
+    physical_page: u64,
+}
+
+/// No page: the guard is none that is ever looked for.
+const NO_FETCH: Fetch = Fetch { linear_page: 0, guard: u64::MAX, physical_page: 0 };
+const FETCHES: usize = 256;
+
 /// A vCPU's decoded blocks: by physical address, with a direct-mapped cache by RIP in front.
 pub struct BlockCache {
     blocks: HashMap<(u64, u8), Arc<Block>, BuildHasherDefault<KeyHasher>>,
     jumps: Vec<Jump>,
+    /// The instruction TLB, by linear page.
+    fetches: [Fetch; FETCHES],
     cached_ops: usize,
     /// Blocks that went out of date: the jump cache may still point at them, until the next clear.
     stale: Vec<Arc<Block>>,
@@ -76,6 +91,7 @@ impl Default for BlockCache {
         Self {
             blocks: HashMap::default(),
             jumps: vec![empty; JUMP_CACHE],
+            fetches: [NO_FETCH; FETCHES],
             cached_ops: 0,
             stale: Vec::new(),
             single: None,
@@ -145,7 +161,7 @@ impl Cpu {
             self.vector_clear_stubs();
         }
         self.check_fetch_limit(rip, 1)?;
-        let physical = self.fetch_translate(linear)?;
+        let physical = self.fetch_page(linear, guard)?;
         if self.single {
             let block = Arc::new(self.decode_block(rip, physical, 1)?);
             return Ok(Arc::as_ptr(self.blocks.single.insert(block)));
@@ -200,6 +216,20 @@ impl Cpu {
             rip.saturating_add(len - 1) <= self.seg[CS].limit as u64
         };
         if ok { Ok(()) } else { self.gp(0) }
+    }
+
+    /// Where the code at `linear` is: from the instruction TLB, or by a walk.
+    fn fetch_page(&mut self, linear: u64, guard: u64) -> Guest<GuestPhys> {
+        let page = linear >> 12;
+        let slot = page as usize % FETCHES;
+        let f = self.blocks.fetches[slot];
+        if f.linear_page == page && f.guard == guard {
+            return Ok(GuestPhys(f.physical_page << 12 | linear & 0xfff));
+        }
+        let physical = self.fetch_translate(linear)?;
+        self.tlb.note_code_page(linear);
+        self.blocks.fetches[slot] = Fetch { linear_page: page, guard, physical_page: physical.page_number() };
+        Ok(physical)
     }
 
     fn fetch_translate(&mut self, linear: u64) -> Guest<GuestPhys> {
@@ -265,6 +295,7 @@ impl Cpu {
                     self.id
                 ))));
             }
+            self.tlb.note_code_page(linear);
             self.announce_code(second, 16);
             let mut both = bytes;
             both.resize(available + 15, 0);
@@ -348,6 +379,20 @@ mod tests {
         cpu.shared.memory.write(GuestPhys(CODE), &[0xb0, 9]).unwrap();
         run_at(&mut cpu, CODE);
         assert_eq!(cpu.regs[RAX], 9);
+    }
+
+    #[test]
+    fn dropped_page_is_looked_for_again_where_it_held_code() {
+        let mut cpu = cpu64(&[0xb0, 1, 0xeb, 0]);
+        run_at(&mut cpu, CODE);
+        let before = cpu.tlb.flushes();
+        cpu.tlb.flush_page(CODE + 0x5000);
+        assert_eq!(cpu.tlb.flushes(), before, "a data page's going leaves the jump cache alone");
+        cpu.tlb.flush_page(CODE);
+        assert_ne!(cpu.tlb.flushes(), before);
+        let after = cpu.tlb.flushes();
+        cpu.tlb.flush_page(CODE);
+        assert_eq!(cpu.tlb.flushes(), after, "nothing was found since");
     }
 
     #[test]

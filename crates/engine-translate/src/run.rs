@@ -79,7 +79,10 @@ impl Cpu {
                 self.single = was_single;
                 Some(exit)
             }
-            None => Some(Exit::Failed(format!("an instruction at {:#x} failed without saying why", self.regs[RIP]))),
+            None => Some(Exit::Failed(format!(
+                "an instruction at {:#x} failed without saying why",
+                self.regs[RIP]
+            ))),
         }
     }
 }

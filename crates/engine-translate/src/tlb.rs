@@ -38,6 +38,19 @@ pub struct Tlb {
     /// (PCID, its epoch; 0 for none), and which to replace next.
     contexts: [(u16, u64); CONTEXTS],
     next_context: usize,
+    /// Linear pages that code was found at while `flushes` stood, one bit for many pages. Most pages that are dropped
+    /// one by one are data's, and must not cost the jump cache.
+    code_pages: Box<[u64; CODE_PAGES / 64]>,
+}
+
+/// Bits in [`Tlb::code_pages`].
+const CODE_PAGES: usize = 1 << 15;
+
+/// The bit that stands for a linear page.
+fn code_bit(linear: u64) -> (usize, u64) {
+    let page = linear >> 12;
+    let bit = (page ^ page >> 15) as usize % CODE_PAGES;
+    (bit / 64, 1 << (bit % 64))
 }
 
 impl Default for Tlb {
@@ -50,6 +63,7 @@ impl Default for Tlb {
             flushes: 0,
             contexts: [(0, 0); CONTEXTS],
             next_context: 0,
+            code_pages: Box::new([0; CODE_PAGES / 64]),
         }
     }
 }
@@ -110,7 +124,7 @@ impl Tlb {
         if self.last_epoch > 0xfff {
             self.sets.iter_mut().for_each(|s| s.fill(Entry::default()));
             self.contexts = [(0, 0); CONTEXTS];
-            self.flushes += 1;
+            self.forget_jumps();
             self.last_epoch = 1;
         }
         self.last_epoch
@@ -118,10 +132,19 @@ impl Tlb {
     /// Makes [`Self::flushes`] move on; the entries stay.
     pub fn forget_jumps(&mut self) {
         self.flushes += 1;
+        self.code_pages.fill(0);
+    }
+    /// Code was found at a linear address, and the finding is kept while [`Self::flushes`] stands.
+    pub fn note_code_page(&mut self, linear: u64) {
+        let (word, bit) = code_bit(linear);
+        self.code_pages[word] |= bit;
     }
     /// Drops one page in every set.
     pub fn flush_page(&mut self, linear: u64) {
-        self.flushes += 1;
+        let (word, bit) = code_bit(linear);
+        if self.code_pages[word] & bit != 0 {
+            self.forget_jumps();
+        }
         for select in 0..3 {
             *self.entry_mut(select, linear) = Entry::default();
         }
