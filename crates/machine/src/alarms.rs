@@ -7,6 +7,7 @@ use crate::Error;
 use crate::clock::BoardClock;
 use devices::wiring::{Alarm, Clock, Nanos, Timed};
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -143,7 +144,14 @@ impl Alarms {
                     s.busy = true;
                     drop(s);
                     if let Some(device) = device {
-                        device.lock().unwrap_or_else(PoisonError::into_inner).expire(self.clock.now());
+                        // A bug in a device costs that device, not everyone who waits for this thread.
+                        let expired = catch_unwind(AssertUnwindSafe(|| {
+                            let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+                            device.expire(self.clock.now());
+                        }));
+                        if expired.is_err() {
+                            log::error!("a device failed at its alarm {index}, which is left unset");
+                        }
                     }
                     s = self.lock();
                     s.busy = false;
@@ -207,6 +215,32 @@ mod tests {
         assert!(first >= 10 * MS && second >= first + 5 * MS);
         assert!(calls_a.recv_timeout(Duration::from_secs(5)).unwrap() >= 20 * MS);
         assert!(calls_a.try_recv().is_err(), "it was not set again");
+        alarms.stop();
+    }
+
+    struct Broken;
+    impl Timed for Broken {
+        fn expire(&mut self, _now: Nanos) {
+            panic!("a bug");
+        }
+    }
+
+    #[test]
+    fn device_that_fails_keeps_nobody_else_from_its_alarm() {
+        let clock = Arc::new(BoardClock::default());
+        let alarms = Alarms::new(clock.clone());
+        let new = alarms.create();
+        let broken = new.alarm();
+        let device_of_it = Arc::new(Mutex::new(Broken));
+        new.connect(&device_of_it);
+        let (a, calls) = device(&alarms, None);
+        broken.set(Some(0));
+        a.lock().unwrap().alarm.set(Some(1));
+        alarms.start("test").unwrap();
+        clock.unpause();
+        alarms.clock_unpaused();
+        calls.recv_timeout(Duration::from_secs(5)).unwrap();
+        alarms.wait_until_idle();
         alarms.stop();
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Every vCPU has a thread that loops between the gate and [`Vcpu::run`]. To stop them, [`Control`] closes the gate
 //! and kicks them; the gate counts who has arrived. The thread that called [`run`] coordinates: it carries out
-//! resets, one at a time, with all vCPUs at the gate, and returns when the machine has ended.
+//! resets, one at a time, with all vCPUs at the gate, and returns when the machine has ended. A pause waits for a reset
+//! under way, and a reset asked for while the machine is paused waits for the end of the pause.
 //!
 //! Order of locks, outermost first: [`Control::pausing`]; a board's device locks (see the board); the gate's
 //! [`Control::state`], under which nothing outside this file is called.
@@ -103,7 +104,8 @@ impl Control {
         });
     }
 
-    /// Asks for a reset; `fault` is the sentence of the triple fault that is its reason.
+    /// Asks for a reset, of a paused machine once it goes on; `fault` is the sentence of the triple fault that is its
+    /// reason.
     pub fn reset(&self, fault: Option<String>) {
         self.change(|s| {
             // What is asked while a reset is under way came from before it.
@@ -118,7 +120,7 @@ impl Control {
         let _one = self.pausing.lock().unwrap_or_else(|e| e.into_inner());
         self.change(|s| s.paused = true);
         let mut s = self.lock();
-        while s.at_gate < s.threads && s.ending.is_none() {
+        while (s.at_gate < s.threads || s.resetting) && s.ending.is_none() {
             s = self.wait(s);
         }
         drop(s);
@@ -317,21 +319,20 @@ fn coordinate(control: &Control, board: &dyn Board, on_reset: OnReset) {
         }
         s.resetting = false;
         control.changed.notify_all();
-        while s.reset_request.is_none() && s.ending.is_none() {
+        while (s.reset_request.is_none() || s.paused) && s.ending.is_none() {
             s = control.wait(s);
         }
         if s.ending.is_some() {
             return;
         }
-        let Some(fault) = s.reset_request.clone() else { continue };
+        let Some(fault) = s.reset_request.take() else { continue };
+        s.resetting = true;
         drop(s);
         if let Some(ending) = faults.decide(on_reset, fault, board.now()) {
             return control.end(ending);
         }
-        control.change(|s| {
-            s.resetting = true;
-            s.reset_request = None;
-        });
+        // The vCPUs see the closed gate.
+        control.change(|_| ());
         s = control.lock();
         while s.at_gate < s.threads && s.ending.is_none() {
             s = control.wait(s);
@@ -355,6 +356,12 @@ fn coordinate(control: &Control, board: &dyn Board, on_reset: OnReset) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use address::GuestPhys;
+    use engine::fake::{FakeEngine, spin_until};
+    use engine::{Arch, Engine, VmConfig};
+    use memory::{GuestMemory, Kind, RegionConfig};
+    use std::sync::mpsc;
+    use std::time::Duration;
 
     fn fault(f: &mut Faults, now: Nanos) -> Option<Ending> {
         f.decide(OnReset::Reboot, Some("here".to_string()), now)
@@ -375,6 +382,74 @@ mod tests {
         assert_eq!(fault(&mut f, 101), None);
         assert_eq!(fault(&mut f, 102), None);
         assert!(matches!(fault(&mut f, 103), Some(Ending::Crashed(why)) if why.contains("here")));
+    }
+
+    /// A board that says when it begins a reset, and ends it when told to.
+    struct SlowBoard {
+        begun: Mutex<mpsc::Sender<()>>,
+        go_on: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Bus for SlowBoard {
+        fn io_read(&self, _port: u16, _data: &mut [u8]) {}
+        fn io_write(&self, _port: u16, _data: &[u8]) {}
+        fn mmio_read(&self, _address: GuestPhys, _data: &mut [u8]) {}
+        fn mmio_write(&self, _address: GuestPhys, _data: &[u8]) {}
+    }
+
+    impl Board for SlowBoard {
+        fn reset(&self) -> crate::Result<Vec<VcpuState>> {
+            self.begun.lock().unwrap().send(()).unwrap();
+            let _ = self.go_on.lock().unwrap().recv();
+            Ok(vec![state()])
+        }
+        fn set_running(&self, _running: bool) {}
+        fn finish(&self) -> Result<(), String> {
+            Ok(())
+        }
+        fn now(&self) -> Nanos {
+            0
+        }
+    }
+
+    fn state() -> VcpuState {
+        VcpuState::X86(Box::new(x86::State::reset()))
+    }
+
+    #[test]
+    fn pause_and_reset_wait_for_each_other() {
+        let (begun, reset_began) = mpsc::channel();
+        let (finish_reset, go_on) = mpsc::channel();
+        let board = SlowBoard { begun: Mutex::new(begun), go_on: Mutex::new(go_on) };
+        let engine = FakeEngine::new(vec![spin_until(|_| false)]);
+        let ram = RegionConfig { base: GuestPhys(0), len: 4096, kind: Kind::Ram };
+        let memory = Arc::new(GuestMemory::new(&[ram]).unwrap());
+        let vm = engine.create_vm(VmConfig { arch: Arch::X86, vcpus: 1, memory }).unwrap();
+        let vcpus = vec![vm.create_vcpu(0).unwrap()];
+        let control = Control::default();
+        let (long, short) = (Duration::from_secs(20), Duration::from_millis(20));
+        std::thread::scope(|scope| {
+            let ran = scope.spawn(|| run("test", &control, &board, vcpus, vec![state()], OnReset::Reboot));
+            // What is asked while the first register file goes in is not heard.
+            while reset_began.recv_timeout(short).is_err() {
+                control.reset(None);
+            }
+            let paused = scope.spawn(|| control.pause(&board));
+            std::thread::sleep(short);
+            assert!(!paused.is_finished(), "memory still changes");
+            finish_reset.send(()).unwrap();
+            paused.join().unwrap();
+
+            control.reset(None);
+            assert!(reset_began.recv_timeout(short).is_err(), "the machine stands still");
+            control.unpause(&board);
+            reset_began.recv_timeout(long).unwrap();
+            finish_reset.send(()).unwrap();
+            control.pause(&board);
+            control.reset(None);
+            control.end(Ending::Stopped);
+            assert_eq!(ran.join().unwrap(), Ending::Stopped);
+        });
     }
 
     #[test]
