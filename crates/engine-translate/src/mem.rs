@@ -7,6 +7,7 @@ use crate::cpu::Cpu;
 use crate::fault::{Fault, Guest};
 use crate::paging::{Access, Translation};
 use crate::remote::pending;
+use crate::tlb::{ENTRIES, Entry};
 use address::{GuestPhys, PAGE_SIZE};
 use engine::Bus;
 use memory::Kind;
@@ -45,11 +46,19 @@ enum Target {
 }
 
 impl Cpu {
+    /// The TLB entry that an access with the current privilege would be in.
+    #[inline(always)]
+    fn tlb_entry(&self, linear: u64) -> &Entry {
+        // SAFETY: `tlb_entries` is the start of ENTRIES entries that live as long as `self.tlb` does, or for ever;
+        // they are changed through `self` only.
+        unsafe { &*self.tlb_entries.add((linear >> 12) as usize & (ENTRIES - 1)) }
+    }
+
     /// Loads a value with the current privilege.
     #[inline(always)]
     pub fn read<T: Scalar>(&mut self, linear: u64) -> Guest<T> {
-        let e = self.tlb.entry(self.tlb_select, linear);
-        if e.read == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 && !self.alignment_check {
+        let e = self.tlb_entry(linear);
+        if e.read == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
             let p = linear.wrapping_add(e.addend) as *const T;
             // SAFETY: a matching tag means that the entry maps this page to memory that `shared.memory` keeps alive,
             // and the access ends within the page.
@@ -61,8 +70,8 @@ impl Cpu {
     /// Stores a value with the current privilege.
     #[inline(always)]
     pub fn write<T: Scalar>(&mut self, linear: u64, value: T) -> Guest<()> {
-        let e = self.tlb.entry(self.tlb_select, linear);
-        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 && !self.alignment_check {
+        let e = self.tlb_entry(linear);
+        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
             let p = linear.wrapping_add(e.addend) as *mut T;
             // SAFETY: as in `read`; the write tag also means that plain stores are allowed.
             unsafe { p.write_unaligned(value) };
@@ -74,8 +83,8 @@ impl Cpu {
     /// Loads a value, and stores what `f` makes of it. Nothing happens if the page can't be written. Not atomic.
     #[inline(always)]
     pub fn modify<T: Scalar>(&mut self, linear: u64, f: impl FnOnce(&mut Self, T) -> T) -> Guest<()> {
-        let e = self.tlb.entry(self.tlb_select, linear);
-        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 && !self.alignment_check {
+        let e = self.tlb_entry(linear);
+        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
             let p = linear.wrapping_add(e.addend) as *mut T;
             // SAFETY: as in `write`. `f` does not touch the TLB's memory.
             unsafe {
@@ -95,10 +104,10 @@ impl Cpu {
     /// must be followed by [`Cpu::note_host_write`] unless the pointer came with `false` as second part.
     /// The pointer is good until the next access through this `Cpu`.
     pub fn host_pointer(&mut self, linear: u64, len: u64, write: bool) -> Guest<Option<(*mut u8, bool)>> {
-        let e = *self.tlb.entry(self.tlb_select, linear);
+        let e = *self.tlb_entry(linear);
         let tag = if write { e.write } else { e.read };
         let fits = linear & 0xfff <= PAGE_SIZE.saturating_sub(len);
-        if tag == self.tlb.tag(linear) && fits && !self.alignment_check {
+        if tag == self.tlb.tag(linear) && fits {
             return Ok(Some((linear.wrapping_add(e.addend) as *mut u8, false)));
         }
         if !fits {
@@ -281,7 +290,8 @@ impl Cpu {
         }
         // The processor's own tables may lie above 4 GiB in compatibility mode too; a program's accesses there wrap.
         let mask = if self.mode.is64() || linear > 0xffff_ffff { u64::MAX } else { 0xffff_ffff };
-        let second = self.target_for(linear.wrapping_add(first) & mask, (len - first).min(PAGE_SIZE), write, select)?;
+        let second =
+            self.target_for(linear.wrapping_add(first) & mask, (len - first).min(PAGE_SIZE), write, select)?;
         f(self, target, first)?;
         f(self, second, len - first)
     }
