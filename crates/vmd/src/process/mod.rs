@@ -45,6 +45,7 @@ pub fn enter_if_asked() {
 fn run() -> anyhow::Result<()> {
     let channel = Arc::new(sandbox::take_over_stdin()?);
     sandbox::detach()?;
+    survive_file_size_limit()?;
     let Some((first, fds)) = channel::receive::<ToVm>(&*channel)? else { return Ok(()) };
     let ToVm::Launch(launch) = first else { anyhow::bail!("the first message was no launch") };
     let files = Files::from_received(&launch, fds)
@@ -80,6 +81,14 @@ fn run() -> anyhow::Result<()> {
     console.finish();
     let _ = pump.join();
     let _ = channel::send(&*channel, &FromVm::Ended(ending), &[]);
+    Ok(())
+}
+
+/// Makes a write beyond RLIMIT_FSIZE an error, as on a full disk, that the guest sees; by default it is a signal that
+/// ends the process (setrlimit(2)).
+fn survive_file_size_limit() -> std::io::Result<()> {
+    // A signal that is handled, in whatever way, leaves the write with EFBIG.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
     Ok(())
 }
 
