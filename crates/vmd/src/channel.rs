@@ -61,6 +61,20 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends one message with open files. Waits where the other side's buffer is full.
 pub fn send<T: Serialize>(channel: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    send_with(channel, message, fds, SendFlags::NOSIGNAL)
+}
+
+/// Sends one message, or fails where the other side's buffer is full because it has not read for long.
+pub fn try_send<T: Serialize>(channel: impl AsFd, message: &T) -> Result<(), Error> {
+    send_with(channel, message, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+}
+
+fn send_with<T: Serialize>(
+    channel: impl AsFd,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> Result<(), Error> {
     let body = serde_json::to_vec(message)?;
     if body.len() > MAX_MESSAGE {
         return Err(Error::TooLong(body.len()));
@@ -71,7 +85,7 @@ pub fn send<T: Serialize>(channel: impl AsFd, message: &T, fds: &[BorrowedFd<'_>
         return Err(Error::Cut);
     }
     loop {
-        match rustix::net::sendmsg(&channel, &[IoSlice::new(&body)], &mut control, SendFlags::NOSIGNAL) {
+        match rustix::net::sendmsg(&channel, &[IoSlice::new(&body)], &mut control, flags) {
             Err(Errno::INTR) => {}
             Err(e) => return Err(Error::Io(e.into())),
             Ok(_) => return Ok(()),
@@ -156,6 +170,15 @@ mod tests {
         assert_eq!(receive::<ToVm>(&b).unwrap().unwrap().1.len(), MAX_FDS);
         // The daemon refuses a launch longer than one message with a sentence; see `Error::TooLong`.
         const { assert!(MAX_COMMAND_LINE * 2 < MAX_MESSAGE && MAX_MODULES > 0) };
+    }
+
+    #[test]
+    fn try_send_to_one_that_does_not_read_fails_and_never_waits() {
+        let (a, b) = pair().unwrap();
+        let sent = (0..1_000_000).take_while(|_| try_send(&a, &ToVm::Pause).is_ok()).count();
+        assert!((1..1_000_000).contains(&sent));
+        assert_eq!(receive::<ToVm>(&b).unwrap().unwrap().0, ToVm::Pause);
+        try_send(&a, &ToVm::Pause).unwrap();
     }
 
     #[test]

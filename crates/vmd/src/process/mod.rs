@@ -7,6 +7,8 @@ mod console;
 mod machine;
 mod ring;
 mod sandbox;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+mod syscalls;
 
 use crate::channel::{self, FromVm, ToVm};
 use crate::ending::Ending;
@@ -51,7 +53,13 @@ fn run() -> anyhow::Result<()> {
     let files = Files::from_received(&launch, fds)
         .ok_or_else(|| anyhow::anyhow!("the launch came with the wrong number of files"))?;
     sandbox::name(&launch.spec.name);
+    // The process's control group can't be read once it is confined.
+    let fits = ::machine::host_memory::check(launch.spec.memory_mib << 20);
     sandbox::confine();
+    if let Err(e) = fits {
+        channel::send(&*channel, &FromVm::NotStarted(crate::sentence(&e.into())), &[])?;
+        return Ok(());
+    }
 
     let console = Console::new(launch.console);
     let Files { console: console_fd, kernel, debugcon, modules, disks } = files;

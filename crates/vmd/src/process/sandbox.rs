@@ -36,9 +36,9 @@ pub fn name(vm: &str) {
     }
 }
 
-/// Gives up, with Landlock, every file by path, every TCP port, and signals and abstract sockets outside this process.
-/// Holds for this thread and those it starts later. A kernel without Landlock, or with less of it, is accepted:
-/// the daemon then relies on the process opening nothing.
+/// Gives up, with Landlock, every file by path, every TCP port, and signals and abstract sockets outside this process;
+/// with seccomp, every system call but those of [`super::syscalls`]. Holds for this thread and those it starts later. A
+/// kernel without them, or with less of them, is accepted: the daemon then relies on the process opening nothing.
 pub fn confine() {
     let confined = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -50,6 +50,12 @@ pub fn confine() {
     if let Err(e) = confined {
         eprintln!("Landlock can't be had, the VM's process runs without it: {e}");
     }
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+    if let Err(e) = super::syscalls::restrict() {
+        eprintln!("a filter of system calls can't be had, the VM's process runs without it: {e}");
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+    eprintln!("there is no filter of system calls for this processor, the VM's process runs without it");
 }
 
 /// Closes what whoever started the daemon left open: all but the standard three and `channel`.
