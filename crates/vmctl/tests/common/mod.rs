@@ -25,7 +25,9 @@ pub fn vmd_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let directory = vmctl_program().parent().unwrap();
-        let profile = if directory.ends_with("release") { "release" } else { "dev" };
+        // A profile's programs lie in a directory of its name, but for dev's.
+        let name = directory.file_name().unwrap().to_str().unwrap();
+        let profile = if name == "debug" { "dev" } else { name };
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--package", "vmd", "--bin", "vmd", "--profile", profile]);
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
