@@ -93,10 +93,14 @@ impl Place {
 
     /// Starts it with pipes.
     pub fn spawn(&self, words: &str) -> Session {
-        let mut command = self.command(words);
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        Session { child: child.unwrap(), seen: Vec::new() }
+        session(self.command(words))
     }
+}
+
+/// Starts a command with pipes.
+pub fn session(mut command: Command) -> Session {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    Session { child: child.unwrap(), seen: Vec::new() }
 }
 
 /// A daemon in the foreground, ended when dropped.
@@ -153,6 +157,14 @@ impl Drop for Daemon {
 pub struct Session {
     pub child: Child,
     seen: Vec<u8>,
+}
+
+impl Drop for Session {
+    /// A test that fails leaves nothing running.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Session {
