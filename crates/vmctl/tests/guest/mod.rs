@@ -43,6 +43,15 @@ impl Kernel {
         })
     }
 
+    /// The same as an ELF file, for PVH; Plain has no entry for it.
+    pub fn vmlinux(self) -> PathBuf {
+        file(match self {
+            Kernel::Amd64 => "amd64/vmlinux",
+            Kernel::Pae => "i386/vmlinux",
+            Kernel::Plain => panic!("this kernel has no entry for PVH"),
+        })
+    }
+
     pub fn initrd(self) -> PathBuf {
         file(match self {
             Kernel::Amd64 => "amd64/initrd.img",
@@ -55,6 +64,7 @@ impl Kernel {
 /// A Linux VM that is to be.
 pub struct Linux {
     kernel: Kernel,
+    image: PathBuf,
     words: String,
     files: archive::Archive,
     script: bool,
@@ -65,7 +75,14 @@ impl Linux {
     /// With a shell on its console.
     pub fn new(kernel: Kernel) -> Self {
         let words = "console=ttyS0 quiet".to_owned();
-        Linux { kernel, words, files: archive::Archive::default(), script: false, options: Vec::new() }
+        let (image, files) = (kernel.kernel(), archive::Archive::default());
+        Linux { kernel, image, words, files, script: false, options: Vec::new() }
+    }
+
+    /// Booted by PVH.
+    pub fn pvh(mut self) -> Self {
+        self.image = self.kernel.vmlinux();
+        self
     }
 
     /// Runs this instead of the shell, then powers off.
@@ -110,7 +127,7 @@ impl Linux {
             words = format!("{words} auberge.run={script}");
         }
         let mut command = place.command(word);
-        command.arg("-b").arg(self.kernel.kernel()).arg("--initrd").arg(initrd);
+        command.arg("-b").arg(self.image).arg("--initrd").arg(initrd);
         command.args(["--cmdline", &words]).args(&self.options).arg(name);
         command
     }
