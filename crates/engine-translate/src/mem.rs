@@ -279,7 +279,7 @@ impl Cpu {
     }
 
     /// #AC where alignment is checked (SDM 3A 6.15, interrupt 17).
-    fn check_alignment(&mut self, linear: u64, len: u64) -> Guest<()> {
+    pub(crate) fn check_alignment(&mut self, linear: u64, len: u64) -> Guest<()> {
         if self.alignment_check && len.is_power_of_two() && linear & (len - 1) != 0 {
             return self.exception(x86::Exception::with_code(x86::Vector::AC, 0));
         }

@@ -195,7 +195,22 @@ fn once<O: StringOp, W: Word>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
 #[inline(always)]
 fn one<O: StringOp, W: Word>(cpu: &mut Cpu, op: &Op, walk: &Walk) -> Guest<()> {
     let si = if O::READS_SI { walk.si::<W>(cpu, op)? } else { 0 };
-    let di = if O::READS_DI || O::WRITES_DI { walk.di::<W>(cpu, O::WRITES_DI)? } else { 0 };
+    let di = if O::READS_DI || O::WRITES_DI {
+        match walk.di::<W>(cpu, O::WRITES_DI) {
+            Ok(di) => di,
+            Err(raised) => {
+                // The source is read first: its fault counts.
+                let fault = cpu.fault.take();
+                if O::READS_SI {
+                    cpu.read::<W>(si)?;
+                }
+                cpu.fault = fault;
+                return Err(raised);
+            }
+        }
+    } else {
+        0
+    };
     O::element::<W>(cpu, si, di)?;
     if O::READS_SI {
         walk.advance(cpu, RSI, 1);
@@ -256,7 +271,11 @@ fn chunk<O: StringOp, W: Word>(cpu: &mut Cpu, op: &Op, walk: &Walk, count: u64) 
         n = n.min(walk.room::<W>(cpu, RSI, si));
     }
     if O::WRITES_DI {
-        di = walk.di::<W>(cpu, true)?;
+        let Ok(at) = walk.di::<W>(cpu, true) else {
+            cpu.fault = None;
+            return Ok(0);
+        };
+        di = at;
         n = n.min(walk.room::<W>(cpu, RDI, di));
     }
     if n == 0 {

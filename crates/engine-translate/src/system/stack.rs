@@ -72,7 +72,12 @@ impl Stack {
         if !ok {
             return cpu.exception(Exception::with_code(Vector::SS, self.code));
         }
-        Ok(if self.segment.is_some() { linear & 0xffff_ffff } else { linear })
+        let linear = if self.segment.is_some() { linear & 0xffff_ffff } else { linear };
+        // Only the program's own accesses: while CPL is 3, on a stack of CPL 3.
+        if self.select == crate::tlb::USER {
+            cpu.check_alignment(linear, size)?;
+        }
+        Ok(linear)
     }
 
     /// Pushes `size` (2, 4, 8) bytes.

@@ -17,8 +17,8 @@ pub enum Class {
 }
 
 /// All codes of a class that exist in 32- or 64-bit code.
-pub fn codes(class: Class, bits: u32) -> Vec<Code> {
-    Code::values().filter(|c| class_of(*c) == Some(class) && allowed(*c, bits)).collect()
+pub fn codes(class: Class, bits: u32, segments: bool) -> Vec<Code> {
+    Code::values().filter(|c| class_of(*c) == Some(class) && allowed(*c, bits, segments)).collect()
 }
 
 fn class_of(code: Code) -> Option<Class> {
@@ -48,22 +48,24 @@ fn class_of(code: Code) -> Option<Class> {
     Some(Class::Integer)
 }
 
-fn allowed(code: Code, bits: u32) -> bool {
+fn allowed(code: Code, bits: u32, segments: bool) -> bool {
     let info = code.op_code();
     let exists = info.is_instruction()
         && !info.fwait()
         && (if bits == 64 {
             info.mode64() && info.long_mode()
         } else {
-            info.mode32() && info.compatibility_mode()
+            (if bits == 32 { info.mode32() } else { info.mode16() }) && info.compatibility_mode()
         })
-        && (info.intel_decoder64() || bits == 32 && info.intel_decoder32());
+        && (info.intel_decoder64()
+            || bits == 32 && info.intel_decoder32()
+            || bits == 16 && info.intel_decoder16());
     exists
         && info.cpl3()
         && !info.is_privileged()
         && features_here(code)
-        && flow(code)
-        && !excluded(code, info)
+        && flow(code, segments)
+        && !excluded(code, info, segments)
 }
 
 fn features_here(code: Code) -> bool {
@@ -99,21 +101,22 @@ fn features_here(code: Code) -> bool {
 }
 
 /// Straight on, or to a place that the generator chooses.
-fn flow(code: Code) -> bool {
+fn flow(code: Code, segments: bool) -> bool {
     match code.flow_control() {
         FlowControl::Next => true,
-        FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
+        FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Call => {
             let info = code.op_code();
             // The 16-bit ones cut RIP.
             info.op_count() == 1
-                && matches!(info.op0_kind(), Kind::br32_1 | Kind::br32_4 | Kind::br64_1 | Kind::br64_4)
+                && (matches!(info.op0_kind(), Kind::br32_1 | Kind::br32_4 | Kind::br64_1 | Kind::br64_4)
+                    || segments && matches!(info.op0_kind(), Kind::br16_1 | Kind::br16_2))
         }
         _ => false,
     }
 }
 
 /// What depends on more than the operands, or has tests of its own.
-fn excluded(code: Code, info: &OpCodeInfo) -> bool {
+fn excluded(code: Code, info: &OpCodeInfo, segments: bool) -> bool {
     use Mnemonic::*;
     let segment = (0..info.op_count()).any(|n| {
         matches!(
@@ -135,7 +138,7 @@ fn excluded(code: Code, info: &OpCodeInfo) -> bool {
         || info.is_input_output()
         || info.table() == OpCodeTableKind::T0F && info.op_code() == 0x0f
         || name.starts_with("Reservednop")
-        || (0..info.op_count()).any(|n| loads(info.op_kind(n)))
+        || !segments && (0..info.op_count()).any(|n| loads(info.op_kind(n)))
         || matches!(
             code.mnemonic(),
             Rdtsc | Rdtscp | Rdpmc | Cpuid | Xgetbv | Rdrand | Rdseed | Rdpid

@@ -1,6 +1,7 @@
 //! Random sequences.
 
 use crate::catalogue::{Class, codes};
+use crate::descriptors::{CODE_OFFSET, Entry};
 use crate::rng::Rng;
 use crate::state::{Registers, place};
 use crate::values::{data, registers, scalar};
@@ -17,6 +18,8 @@ pub struct Item {
     pub bytes: Option<Vec<u8>>,
     /// Branches: how many items behind it the target is.
     pub skip: Option<usize>,
+    /// Where in `bytes` the target goes, and its size.
+    pub target: Option<(usize, usize)>,
 }
 
 /// A sequence, and what it starts from.
@@ -38,8 +41,8 @@ const RDI: usize = 7;
 
 impl Sequence {
     /// The bytes, without what ends them. `None` if something can't be encoded where it is.
-    pub fn assemble(&self, at: u64) -> Option<Vec<u8>> {
-        let mut places = vec![at];
+    pub fn assemble(&self) -> Option<Vec<u8>> {
+        let mut places = vec![self.start.rip];
         for item in &self.items {
             let len = item.encode(self.bits, *places.last()?, None)?.len() as u64;
             places.push(places.last()? + len);
@@ -60,12 +63,20 @@ impl Sequence {
 impl Item {
     fn encode(&self, bits: u32, at: u64, target: Option<u64>) -> Option<Vec<u8>> {
         if let Some(b) = &self.bytes {
-            return Some(b.clone());
+            let mut b = b.clone();
+            if let (Some((at, size)), Some(target)) = (self.target, target) {
+                b[at..at + size].copy_from_slice(&target.to_le_bytes()[..size]);
+            }
+            return Some(b);
         }
         let mut i = self.instruction;
         if self.skip.is_some() {
             let target = target.unwrap_or(at + 16);
-            if bits == 64 { i.set_near_branch64(target) } else { i.set_near_branch32(target as u32) }
+            match i.op0_kind() {
+                OpKind::NearBranch64 => i.set_near_branch64(target),
+                OpKind::NearBranch32 => i.set_near_branch32(target as u32),
+                _ => i.set_near_branch16(target as u16),
+            }
         }
         let mut encoder = Encoder::new(bits);
         encoder.encode(&i, at).ok()?;
@@ -77,6 +88,9 @@ impl Item {
 pub struct Generator {
     pub bits: u32,
     codes: Vec<Code>,
+    /// Segments for code without flat ones; none for flat code.
+    pub pool: Vec<Entry>,
+    class: Class,
     base: u64,
     factory: InstructionInfoFactory,
 }
@@ -90,8 +104,9 @@ struct Plan {
 }
 
 impl Generator {
-    pub fn new(class: Class, bits: u32, base: u64) -> Self {
-        Self { bits, codes: codes(class, bits), base, factory: InstructionInfoFactory::new() }
+    pub fn new(class: Class, bits: u32, base: u64, pool: Vec<Entry>) -> Self {
+        let codes = codes(class, bits, !pool.is_empty());
+        Self { bits, codes, pool, class, base, factory: InstructionInfoFactory::new() }
     }
     pub fn codes(&self) -> &[Code] {
         &self.codes
@@ -110,6 +125,10 @@ impl Generator {
             if n > 0 && is_gather(code) {
                 continue;
             }
+            if n > 0 && self.class == Class::Integer && rng.percent(20) {
+                items.extend(self.special(rng));
+                continue;
+            }
             let may_clobber = last && (n > 0 || rng.percent(50));
             let made = (0..8).find_map(|_| self.item(rng, &mut plan, code, may_clobber));
             match made {
@@ -125,10 +144,48 @@ impl Generator {
         }
         start.gpr = plan.gpr;
         start.rip = self.base + place::CODE;
+        if !self.pool.is_empty() {
+            start.rip = CODE_OFFSET as u64;
+            self.place_segments(rng, &mut start);
+        }
         if alone {
             self.tame_gather(rng, &items[0].instruction, &mut start);
         }
         Some(Sequence { bits: self.bits, items, start, data: data(rng) })
+    }
+
+    /// Segments, and pointers into them.
+    fn place_segments(&self, rng: &mut Rng, start: &mut Registers) {
+        let pick = |rng: &mut Rng, fits: fn(&Entry) -> bool| loop {
+            let e = rng.pick(&self.pool);
+            if fits(&e) {
+                return e;
+            }
+        };
+        let (ss, ds, es, gs) =
+            (pick(rng, Entry::stack), pick(rng, Entry::data), pick(rng, Entry::data), pick(rng, Entry::data));
+        start.seg = [es.selector(), self.pool[0].selector(), ss.selector(), ds.selector(), 0, gs.selector()];
+        if rng.percent(5) {
+            start.seg[rng.pick(&[0, 3, 5])] = 0;
+        }
+        for (r, e) in [(RSP, ss), (RBP, ss), (RBX, ds), (RSI, ds), (RDI, es)] {
+            let room = (e.last - e.first) as u64 + 1;
+            let offset = match rng.below(12) {
+                0 => rng.below(8),
+                1 => room.wrapping_sub(rng.below(12)),
+                _ => rng.below(room) & if rng.percent(70) { !3 } else { !0 },
+            };
+            let at = (e.first as u64).wrapping_add(offset) & 0xffff_ffff;
+            // 16-bit addresses don't see the upper half.
+            let above = if rng.percent(20) { rng.next() & 0xffff_0000 } else { 0 };
+            start.gpr[r] = at ^ above;
+        }
+        if rng.percent(50) {
+            start.gpr[rng.pick(&[RSI, RDI, RBX])] = rng.below(40);
+        }
+        if rng.percent(80) {
+            start.gpr[RCX] = rng.below(40);
+        }
     }
 
     fn plan(&self, rng: &mut Rng) -> Plan {
@@ -136,7 +193,7 @@ impl Generator {
         let mut gpr = [0; 16];
         for g in gpr.iter_mut().take(count) {
             *g = scalar(rng);
-            if self.bits == 32 {
+            if self.bits != 64 {
                 *g &= 0xffff_ffff;
             }
         }
@@ -155,7 +212,7 @@ impl Generator {
         };
         let strings = rng.percent(30);
         gpr[index] = rng.below(64).wrapping_sub(rng.percent(30) as u64 * 32);
-        if self.bits == 32 {
+        if self.bits != 64 {
             gpr[index] &= 0xffff_ffff;
         }
         if strings {
@@ -192,7 +249,7 @@ impl Generator {
     }
 
     fn item(&mut self, rng: &mut Rng, plan: &mut Plan, code: Code, may_clobber: bool) -> Option<Item> {
-        let bytes = template(rng, code, self.bits)?;
+        let bytes = template(rng, code, self.bits, !self.pool.is_empty())?;
         let at = self.base + place::CODE;
         let mut decoder = Decoder::with_ip(self.bits, &bytes, at, DecoderOptions::NONE);
         let mut i = decoder.decode();
@@ -200,6 +257,9 @@ impl Generator {
             return None;
         }
         let mut bytes = Some(bytes[..i.len()].to_vec());
+        if !self.pool.is_empty() {
+            return Some(self.segmented(rng, i, bytes));
+        }
         let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
         let implicit =
             (0..i.op_count()).find(|n| (OpKind::MemorySegSI..=OpKind::MemoryESRDI).contains(&i.op_kind(*n)));
@@ -267,7 +327,29 @@ impl Generator {
             }
         }
         // LOOP and JRCXZ are fine, whatever RCX holds: they go forwards.
-        Some(Item { instruction: i, bytes, skip: skip.then_some(0) })
+        Some(Item { instruction: i, bytes, skip: skip.then_some(0), target: None })
+    }
+
+    /// The same where the segments' limits keep addresses within the window: only made likelier to meet it.
+    fn segmented(&self, rng: &mut Rng, mut i: Instruction, mut bytes: Option<Vec<u8>>) -> Item {
+        let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
+        if memory && i.mnemonic() != Mnemonic::Xlatb && rng.percent(90) {
+            bytes = None;
+            let none = i.memory_base() == Register::None && i.memory_index() == Register::None;
+            if i.memory_base() == Register::None && !none && i.memory_index().is_gpr32() && rng.percent(80) {
+                i.set_memory_index_scale(1);
+            }
+            let full = if i.memory_base().is_gpr32() || i.memory_index().is_gpr32() { 4 } else { 2 };
+            let full = if none { i.memory_displ_size().max(2) } else { full };
+            let displacement = if none { rng.below(0x800) as i64 } else { rng.below(64) as i64 - 24 };
+            i.set_memory_displ_size(full);
+            i.set_memory_displacement64(displacement as u64 & if full == 2 { 0xffff } else { 0xffff_ffff });
+        }
+        let skip = matches!(i.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32);
+        if skip {
+            bytes = None;
+        }
+        Item { instruction: i, bytes, skip: skip.then_some(0), target: None }
     }
 
     /// Gives the memory operand an address in the window.
@@ -373,7 +455,7 @@ fn is_gather(code: Code) -> bool {
 }
 
 /// Bytes that may decode to `code`: right prefixes and opcode, random otherwise.
-fn template(rng: &mut Rng, code: Code, bits: u32) -> Option<Vec<u8>> {
+fn template(rng: &mut Rng, code: Code, bits: u32, segments: bool) -> Option<Vec<u8>> {
     let info = code.op_code();
     let kinds: Vec<Kind> = (0..info.op_count()).map(|n| info.op_kind(n)).collect();
     let mut b = Vec::new();
@@ -398,7 +480,7 @@ fn template(rng: &mut Rng, code: Code, bits: u32) -> Option<Vec<u8>> {
             _ => 0,
         };
         let random = rng.next() as u8;
-        let w = if info.is_wig() || info.is_wig32() && bits == 32 {
+        let w = if info.is_wig() || info.is_wig32() && bits != 64 {
             random & 0x80
         } else {
             (info.w() as u8) << 7
@@ -407,10 +489,11 @@ fn template(rng: &mut Rng, code: Code, bits: u32) -> Option<Vec<u8>> {
         let named = is(&[Kind::xmm_vvvv, Kind::ymm_vvvv, Kind::r32_vvvv, Kind::r64_vvvv]);
         let vvvv = if named { random << 1 & 0x78 } else { 0x78 };
         let rxb = if bits == 64 { rng.next() as u8 & 0xe0 } else { 0xe0 };
-        b.extend([0xc4, rxb | map, w | (if bits == 32 { vvvv | 0x40 } else { vvvv }) | l | pp]);
+        b.extend([0xc4, rxb | map, w | (if bits == 64 { vvvv } else { vvvv | 0x40 }) | l | pp]);
         b.extend(op);
     } else {
-        if info.address_size() == if bits == 64 { 32 } else { 16 } {
+        let other = if bits == 32 { 16 } else { 32 };
+        if info.address_size() == other || info.address_size() == 0 && segments && rng.percent(25) {
             b.push(0x67);
         }
         match info.mandatory_prefix() {
@@ -419,10 +502,10 @@ fn template(rng: &mut Rng, code: Code, bits: u32) -> Option<Vec<u8>> {
             MandatoryPrefix::PF2 => b.push(0xf2),
             _ => {}
         }
-        if info.operand_size() == 16 {
+        if info.operand_size() == if bits == 16 { 32 } else { 16 } {
             b.push(0x66);
         }
-        if bits == 32 && info.operand_size() == 64 {
+        if bits != 64 && info.operand_size() == 64 {
             return None;
         }
         let strings = kinds
@@ -434,7 +517,9 @@ fn template(rng: &mut Rng, code: Code, bits: u32) -> Option<Vec<u8>> {
         if info.can_use_lock_prefix() && rng.percent(20) {
             b.push(0xf0);
         }
-        if rng.percent(3) {
+        if segments && rng.percent(30) {
+            b.push(rng.pick(&[0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x65]));
+        } else if rng.percent(3) {
             b.push(0x65);
         }
         let rex_w = info.operand_size() == 64 && !info.default_op_size64() && !info.force_op_size64();

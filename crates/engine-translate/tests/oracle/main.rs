@@ -5,19 +5,22 @@
 //! and printed with both results.
 
 mod catalogue;
+mod descriptors;
 mod generate;
 mod native;
 mod rng;
+mod special;
 mod state;
 mod translated;
 mod values;
 
 use catalogue::Class;
+use descriptors::{Entry, pool};
 use generate::{Generator, Item, Sequence};
 use iced_x86::{Code, Decoder, DecoderOptions, FastFormatter, Mnemonic, OpKind};
 use native::Native;
 use rng::Rng;
-use state::{Ending, Outcome, differences, place};
+use state::{Ending, Outcome, differences};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use translated::Translated;
@@ -25,6 +28,7 @@ use translated::Translated;
 /// Both sides, with the same window.
 struct Pair {
     base: u64,
+    pool: Vec<Entry>,
     native: Native,
     translated: Translated,
 }
@@ -36,17 +40,21 @@ fn new_base() -> u64 {
 }
 
 impl Pair {
-    fn new() -> Self {
+    /// With segments other than Linux's flat ones if `segments`.
+    fn new(bits: u32, segments: bool) -> Self {
         let base = new_base();
         let mut rng = Rng(7);
         let read_only: Vec<u8> = (0..0x200).flat_map(|_| values::scalar(&mut rng).to_le_bytes()).collect();
-        Self { base, native: Native::new(base, &read_only), translated: Translated::new(base, &read_only) }
+        let pool = if segments { pool(base, bits, &mut rng) } else { Vec::new() };
+        let native = Native::new(base, &read_only, &pool);
+        let translated = Translated::new(base, &read_only, &pool);
+        Self { base, native, translated, pool }
     }
 
     /// Both outcomes; `None` if the sequence can't be assembled or tells nothing.
     fn run(&mut self, s: &Sequence) -> Option<(Outcome, Outcome)> {
-        let code = s.assemble(self.base + place::CODE)?;
-        let native = self.native.run(&code, &s.start, &s.data, s.bits == 32);
+        let code = s.assemble()?;
+        let native = self.native.run(&code, &s.start, &s.data);
         // Single-stepping isn't what is tested here.
         if matches!(native.ending, Ending::Exception { vector: 1, .. }) {
             return None;
@@ -55,7 +63,7 @@ impl Pair {
         if matches!(native.ending, Ending::Exception { vector: 14, address, .. } if address >> 47 != 0) {
             return None;
         }
-        let mut ours = self.translated.run(&code, &s.start, &s.data, s.bits == 32);
+        let mut ours = self.translated.run(&code, &s.start, &s.data);
         // Whether bytes not selected may fault is the processor's choice (SDM 2B, "MASKMOVQ").
         let masked = |i: &Item| {
             matches!(
@@ -66,63 +74,8 @@ impl Pair {
         if native.ending != ours.ending && s.items.iter().any(masked) {
             return None;
         }
-        self.tolerate(&code, s.bits, &native, &mut ours);
+        tolerate(&code, s, &native, &mut ours);
         Some((native, ours))
-    }
-
-    /// What processors do differently, and the manual leaves open: ours becomes the host's.
-    fn tolerate(&self, code: &[u8], bits: u32, native: &Outcome, ours: &mut Outcome) {
-        use Mnemonic::*;
-        let (Ending::Exception { vector, .. }, Ending::Exception { vector: our_vector, .. }) =
-            (native.ending, ours.ending)
-        else {
-            return;
-        };
-        let page = |e: Ending| match e {
-            Ending::Exception { code, address, .. } => (code, address >> 12),
-            Ending::Ran => (0, 0),
-        };
-        let at = native.registers.rip.wrapping_sub(self.base + place::CODE) as usize;
-        let Some(code) = code.get(at..) else { return };
-        if vector != our_vector || native.registers.rip != ours.registers.rip {
-            return;
-        }
-        let i = Decoder::with_ip(bits, code, native.registers.rip, DecoderOptions::NONE).decode();
-        let (n, o) = (&native.registers.xsave, &mut ours.registers.xsave);
-        if vector == 19 {
-            let unmasked = !(n[24] as u16 | (n[25] as u16) << 8) >> 7 & n[24] as u16;
-            // With overflow or underflow unmasked, PE tells of a rounding that the masked instruction doesn't make.
-            if unmasked & 0x18 != 0 {
-                o[24] = o[24] & !0x20 | n[24] & 0x20;
-            }
-            // Several steps, of which those behind the first exception aren't made.
-            if matches!(i.mnemonic(), Dpps | Dppd | Vdpps | Vdppd) {
-                o[24] = n[24];
-            }
-        }
-        if vector != 14 {
-            return;
-        }
-        match i.mnemonic() {
-            // Which of the selected elements is complained of.
-            Maskmovdqu | Vmaskmovdqu | Maskmovq | Vmaskmovps | Vmaskmovpd | Vpmaskmovd | Vpmaskmovq => {
-                ours.ending = native.ending
-            }
-            Fldenv | Frstor if page(native.ending) == page(ours.ending) => ours.ending = native.ending,
-            // Stores in several parts, the first of which may have happened.
-            Fbstp | Fnsave | Fnstenv | Fstp => {
-                ours.data.clone_from(&native.data);
-                if page(native.ending) == page(ours.ending) {
-                    ours.ending = native.ending;
-                }
-            }
-            _ => {}
-        }
-        // An MMX store that faults has the x87 state in MMX form already on some processors.
-        if i.op0_kind() == OpKind::Memory && i.op1_register().is_mm() || i.mnemonic() == Maskmovq {
-            o[..24].copy_from_slice(&n[..24]);
-            o[32..160].copy_from_slice(&n[32..160]);
-        }
     }
 
     fn differs(&mut self, s: &Sequence) -> bool {
@@ -141,9 +94,9 @@ impl Pair {
     }
 
     fn report(&mut self, s: &Sequence) -> String {
-        let code = s.assemble(self.base + place::CODE).unwrap_or_default();
+        let code = s.assemble().unwrap_or_default();
         let mut text = String::new();
-        let mut decoder = Decoder::with_ip(s.bits, &code, self.base + place::CODE, DecoderOptions::NONE);
+        let mut decoder = Decoder::with_ip(s.bits, &code, s.start.rip, DecoderOptions::NONE);
         let mut formatter = FastFormatter::new();
         while decoder.can_decode() {
             let at = decoder.position();
@@ -161,6 +114,68 @@ impl Pair {
     }
 }
 
+/// What processors do differently, and the manual leaves open: ours becomes the host's.
+fn tolerate(code: &[u8], s: &Sequence, native: &Outcome, ours: &mut Outcome) {
+    use Mnemonic::*;
+    let (Ending::Exception { vector, .. }, Ending::Exception { vector: our_vector, .. }) =
+        (native.ending, ours.ending)
+    else {
+        return;
+    };
+    let page = |e: Ending| match e {
+        Ending::Exception { code, address, .. } => (code, address >> 12),
+        Ending::Ran => (0, 0),
+    };
+    let at = native.registers.rip.wrapping_sub(s.start.rip) as usize;
+    let Some(code) = code.get(at..) else { return };
+    if vector != our_vector || native.registers.rip != ours.registers.rip {
+        return;
+    }
+    let i = Decoder::with_ip(s.bits, code, native.registers.rip, DecoderOptions::NONE).decode();
+    let (n, o) = (&native.registers.xsave, &mut ours.registers.xsave);
+    if vector == 19 {
+        let unmasked = !(n[24] as u16 | (n[25] as u16) << 8) >> 7 & n[24] as u16;
+        // With overflow or underflow unmasked, PE tells of a rounding that the masked instruction doesn't make.
+        if unmasked & 0x18 != 0 {
+            o[24] = o[24] & !0x20 | n[24] & 0x20;
+        }
+        // Several steps, of which those behind the first exception aren't made.
+        if matches!(i.mnemonic(), Dpps | Dppd | Vdpps | Vdppd) {
+            o[24] = n[24];
+        }
+    }
+    match i.mnemonic() {
+        // What of the frame pointers is copied before a fault.
+        Enter => ours.data.clone_from(&native.data),
+        // Which registers are loaded before a fault.
+        Popa | Popad => ours.registers.gpr = native.registers.gpr,
+        _ => {}
+    }
+    if vector != 14 {
+        return;
+    }
+    match i.mnemonic() {
+        // Which of the selected elements is complained of.
+        Maskmovdqu | Vmaskmovdqu | Maskmovq | Vmaskmovps | Vmaskmovpd | Vpmaskmovd | Vpmaskmovq => {
+            ours.ending = native.ending
+        }
+        Fldenv | Frstor if page(native.ending) == page(ours.ending) => ours.ending = native.ending,
+        // Stores in several parts, the first of which may have happened.
+        Fbstp | Fnsave | Fnstenv | Fstp => {
+            ours.data.clone_from(&native.data);
+            if page(native.ending) == page(ours.ending) {
+                ours.ending = native.ending;
+            }
+        }
+        _ => {}
+    }
+    // An MMX store that faults has the x87 state in MMX form already on some processors.
+    if i.op0_kind() == OpKind::Memory && i.op1_register().is_mm() || i.mnemonic() == Maskmovq {
+        o[..24].copy_from_slice(&n[..24]);
+        o[32..160].copy_from_slice(&n[32..160]);
+    }
+}
+
 fn setting(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(v) => {
@@ -173,11 +188,16 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// Runs `default` sequences (or as many as the environment says) of a class.
 fn compare(class: Class, bits: u32, default: u64) {
+    compare_with(class, bits, false, default);
+}
+
+/// The same, with segments from the LDT if `segments`.
+fn compare_with(class: Class, bits: u32, segments: bool, default: u64) {
     let seed = setting("AUBERGE_ORACLE_SEED", 0xa0be_49e5);
     let count = setting("AUBERGE_ORACLE_COUNT", default);
-    let mut pair = Pair::new();
-    let mut generator = Generator::new(class, bits, pair.base);
-    let mut rng = Rng(seed ^ (class as u64) << 40 ^ (bits as u64) << 48);
+    let mut pair = Pair::new(bits, segments);
+    let mut generator = Generator::new(class, bits, pair.base, pair.pool.clone());
+    let mut rng = Rng(seed ^ (class as u64) << 40 ^ (bits as u64) << 48 ^ (segments as u64) << 56);
     let all: Vec<Code> = generator.codes().to_vec();
     let (mut done, mut attempts, mut instructions, mut faults) = (0u64, 0u64, 0u64, 0u64);
     let mut made: BTreeMap<String, u64> = all.iter().map(|c| (format!("{c:?}"), 0)).collect();
@@ -199,7 +219,7 @@ fn compare(class: Class, bits: u32, default: u64) {
     }
     let never: Vec<&String> = made.iter().filter(|(_, n)| **n == 0).map(|(c, _)| c).collect();
     println!(
-        "{class:?}, {bits} bits, seed {seed:#x}: {done} sequences, {instructions} instructions of {} kinds, {faults} faults",
+        "{class:?}, {bits} bits, segments {segments}, seed {seed:#x}: {done} sequences, {instructions} instructions of {} kinds, {faults} faults",
         all.len() - never.len()
     );
     if !never.is_empty() {
@@ -222,6 +242,16 @@ fn integer_64_bit_code_matches_the_processor() {
 #[test]
 fn integer_32_bit_code_matches_the_processor() {
     compare(Class::Integer, 32, 20_000);
+}
+
+#[test]
+fn segmented_16_bit_code_matches_the_processor() {
+    compare_with(Class::Integer, 16, true, 12_000);
+}
+
+#[test]
+fn segmented_32_bit_code_matches_the_processor() {
+    compare_with(Class::Integer, 32, true, 8_000);
 }
 
 #[test]

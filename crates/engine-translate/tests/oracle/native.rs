@@ -3,16 +3,12 @@
 //! `ud2` enters the handler, which keeps the interrupted registers and returns into the sequence with its registers; an
 //! exception, or the `int3` behind the sequence, enters it again: it notes the registers and returns behind the `ud2`.
 
-use crate::state::{Ending, Outcome, Registers, XSAVE, place};
+use crate::descriptors::Entry;
+use crate::state::{Ending, LINUX64, Outcome, Registers, XSAVE, place};
 use std::arch::{asm, naked_asm};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ptr::{null, null_mut};
-
-/// Selectors of Linux's user segments.
-const CODE64: u64 = 0x33;
-const CODE32: u64 = 0x23;
-const DATA: u64 = 0x2b;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -24,7 +20,6 @@ enum Phase {
 /// What the handler works on.
 struct Session {
     phase: Phase,
-    code32: bool,
     start: *const Registers,
     host: [i64; 23],
     host_fp: Vec<u8>,
@@ -49,7 +44,7 @@ const SIGNALS: [c_int; 5] = [libc::SIGILL, libc::SIGTRAP, libc::SIGFPE, libc::SI
 
 impl Native {
     /// Maps the window at `base` and readies this thread.
-    pub fn new(base: u64, read_only: &[u8]) -> Self {
+    pub fn new(base: u64, read_only: &[u8], pool: &[Entry]) -> Self {
         // SAFETY: fixed mappings fail where something is mapped; the handler is installed for signals whose default is
         // to die; the alternate stack lives as long as this value, which stays on its thread.
         unsafe {
@@ -79,12 +74,10 @@ impl Native {
             for signal in SIGNALS {
                 assert_eq!(libc::sigaction(signal, &action, null_mut()), 0);
             }
-            // 32-bit code uses these; nothing else does.
-            asm!("mov ds, {0:x}", "mov es, {0:x}", in(reg) DATA);
-            let empty = Registers { gpr: [0; 16], rip: 0, rflags: 0, xsave: [0; XSAVE] };
+            pool.iter().for_each(Entry::install);
+            let empty = Registers { gpr: [0; 16], rip: 0, rflags: 0, seg: LINUX64, xsave: [0; XSAVE] };
             let session = Box::new(Session {
                 phase: Phase::Done,
-                code32: false,
                 start: null(),
                 host: [0; 23],
                 host_fp: Vec::with_capacity(64 << 10),
@@ -96,18 +89,20 @@ impl Native {
     }
 
     /// Runs `code`, followed by `int3`, from `start`, with `data` in the two writable pages.
-    pub fn run(&mut self, code: &[u8], start: &Registers, data: &[u8], code32: bool) -> Outcome {
+    pub fn run(&mut self, code: &[u8], start: &Registers, data: &[u8]) -> Outcome {
         let at = (self.base + place::DATA) as *mut u8;
         assert!(code.len() < 0xfff && data.len() == place::DATA_LEN);
         // SAFETY: both pages belong to this value. The sequence touches only the window (the generator's promise).
         unsafe {
             std::ptr::copy_nonoverlapping(code.as_ptr(), self.code, code.len());
-            self.code.add(code.len()).write(0xcc);
+            // Code may read what is behind it.
+            self.code.add(code.len()).write_bytes(0xcc, 0x1000 - code.len());
             std::ptr::copy_nonoverlapping(data.as_ptr(), at, data.len());
             self.session.phase = Phase::Enter;
             self.session.start = start;
-            self.session.code32 = code32;
             SESSION.set(&mut *self.session);
+            // Linux's return from a signal leaves NT and ID as the sequence before had them.
+            asm!("pushfq", "and dword ptr [rsp], {}", "popfq", const !0x20_4000i32);
             asm!("ud2");
             SESSION.set(null_mut());
         }
@@ -116,7 +111,7 @@ impl Native {
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(at, after.as_mut_ptr(), after.len()) };
         let mut registers = self.session.end.clone();
-        let end = self.base + place::CODE + code.len() as u64;
+        let end = start.rip + code.len() as u64;
         let (vector, code, address) = self.session.trap;
         let ending = if vector == 3 && registers.rip == end + 1 {
             registers.rip = end;
@@ -163,9 +158,11 @@ extern "C" fn handler(signal: c_int, _info: *mut libc::siginfo_t, context: *mut 
                 }
                 gregs[libc::REG_RIP as usize] = start.rip as i64;
                 gregs[libc::REG_EFL as usize] = (start.rflags | 0x202) as i64;
-                let cs = if session.code32 { CODE32 } else { CODE64 };
+                let [es, cs, ss, ds, _, gs] = start.seg;
                 let selectors = gregs[libc::REG_CSGSFS as usize] as u64 & 0x0000_ffff_ffff_0000;
-                gregs[libc::REG_CSGSFS as usize] = (selectors | cs | DATA << 48) as i64;
+                gregs[libc::REG_CSGSFS as usize] = (selectors | cs as u64 | (ss as u64) << 48) as i64;
+                // 64-bit code uses none of these on Linux.
+                asm!("mov es, {0:x}", "mov ds, {1:x}", "mov gs, {2:x}", in(reg) es, in(reg) ds, in(reg) gs);
                 std::ptr::copy_nonoverlapping(start.xsave.as_ptr(), fp, 416);
                 fp.add(28).cast::<u32>().write_unaligned(0);
                 let present = fp.add(512).cast::<u64>();
@@ -178,6 +175,11 @@ extern "C" fn handler(signal: c_int, _info: *mut libc::siginfo_t, context: *mut 
                     session.end.gpr[i] = gregs[*g as usize] as u64;
                 }
                 session.end.rip = gregs[libc::REG_RIP as usize] as u64;
+                let (es, ds, fs, gs): (u16, u16, u16, u16);
+                asm!("mov {0:x}, es", "mov {1:x}, ds", "mov {2:x}, fs", "mov {3:x}, gs",
+                    out(reg) es, out(reg) ds, out(reg) fs, out(reg) gs);
+                let selectors = gregs[libc::REG_CSGSFS as usize] as u64;
+                session.end.seg = [es, selectors as u16, (selectors >> 48) as u16, ds, fs, gs];
                 session.end.rflags = gregs[libc::REG_EFL as usize] as u64;
                 let present = fp.add(512).cast::<u64>().read_unaligned();
                 let x = &mut session.end.xsave;

@@ -26,6 +26,8 @@ pub struct Registers {
     pub gpr: [u64; 16],
     pub rip: u64,
     pub rflags: u64,
+    /// Selectors: ES, CS, SS, DS, FS, GS. FS stays null: the native process needs its base.
+    pub seg: [u16; 6],
     /// Standard format; the header is ignored, all components present.
     pub xsave: [u8; XSAVE],
 }
@@ -52,10 +54,20 @@ const NAMES: [&str; 16] = [
     "r15",
 ];
 
+/// Linux's selectors for 64-bit code, and for 32-bit code.
+pub const LINUX64: [u16; 6] = [0x2b, 0x33, 0x2b, 0x2b, 0, 0];
+pub const LINUX32: [u16; 6] = [0x2b, 0x23, 0x2b, 0x2b, 0, 0];
+
 impl Registers {
     /// The x87 part and reserved fields as every processor has them: unused bytes cleared.
     pub fn canonical(mut self) -> Self {
         self.rflags &= FLAGS;
+        // Processors differ in whether a return from the kernel leaves a null selector's RPL.
+        self.seg.iter_mut().filter(|s| **s < 4).for_each(|s| *s = 0);
+        if self.seg[1] != LINUX64[1] {
+            // The upper half of RSP isn't 32-bit code's.
+            self.gpr[4] &= 0xffff_ffff;
+        }
         self.xsave[5] = 0;
         self.xsave[28..32].fill(0);
         for n in 0..8 {
@@ -86,6 +98,9 @@ pub fn differences(start: &Registers, data: &[u8], native: &Outcome, ours: &Outc
         line(name, n.gpr[i] as u128, o.gpr[i] as u128, start.gpr[i] as u128);
     }
     line("rip", n.rip as u128, o.rip as u128, start.rip as u128);
+    for (i, name) in ["es", "cs", "ss", "ds", "fs", "gs"].iter().enumerate() {
+        line(name, n.seg[i] as u128, o.seg[i] as u128, start.seg[i] as u128);
+    }
     line("rflags", n.rflags as u128, o.rflags as u128, (start.rflags & FLAGS) as u128);
     let field = |r: &Registers, at: usize, len: usize| {
         (0..len).fold(0u128, |v, i| v | (r.xsave[at + i] as u128) << (8 * i))

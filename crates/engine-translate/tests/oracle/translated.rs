@@ -1,21 +1,26 @@
 //! Sequences in the interpreter: a vCPU at CPL 3 whose page tables map the window as the native process does.
 
+use crate::descriptors::Entry;
 use crate::state::{Ending, Outcome, Registers, place};
 use address::GuestPhys;
-use engine_translate::cpu::{CS, Cpu, DS, ES, FS, GS, RIP, SS};
+use engine_translate::cpu::{Cpu, RIP, SS};
 use engine_translate::decode::decode;
 use engine_translate::fault::Fault;
 use engine_translate::op::Flow;
 use engine_translate::remote::{Remote, Shared};
 use memory::{GuestMemory, Kind, RegionConfig};
 use std::sync::Arc;
-use x86::{Cr0, Cr4, Efer, Segment, Vector};
+use x86::segment::Table;
+use x86::{Cr0, Cr4, Descriptor, Efer, Segment, Vector};
 
 /// Guest-physical places.
 const TABLES: u64 = 0x1000;
 const DATA: u64 = 0x10000;
 const READ_ONLY: u64 = DATA + place::DATA_LEN as u64;
 const CODE: u64 = 0x20000;
+/// The LDT, 64 KiB, then an empty GDT; in linear addresses as far behind the window's base.
+const LDT: u64 = 0x40000;
+const GDT: u64 = 0x50000;
 /// Sequences a vCPU runs before a new one takes its place: its memory for stubs is bounded.
 const LIFE: u32 = 2000;
 
@@ -27,7 +32,7 @@ pub struct Translated {
 }
 
 impl Translated {
-    pub fn new(base: u64, read_only: &[u8]) -> Self {
+    pub fn new(base: u64, read_only: &[u8], pool: &[Entry]) -> Self {
         let config = RegionConfig { base: GuestPhys(0), len: 1 << 20, kind: Kind::Ram };
         let memory = Arc::new(GuestMemory::new(&[config]).unwrap());
         let entry = |table: u64, index: u64, value: u64| {
@@ -44,22 +49,30 @@ impl Translated {
         page(base + place::DATA + 0x1000, DATA + 0x1000, RW);
         page(base + place::READ_ONLY, READ_ONLY, RW & !2);
         page(base + place::CODE, CODE, RW & !2);
+        // The supervisor's.
+        (LDT..GDT + 0x1000).step_by(0x1000).for_each(|at| page(base + at, at, RW & !4));
+        for e in pool {
+            memory.write_u64(GuestPhys(LDT + e.number as u64 * 8), e.descriptor()).unwrap();
+        }
         memory.load(GuestPhys(READ_ONLY), read_only).unwrap();
-        let cpu = vcpu(&memory);
+        let cpu = vcpu(&memory, base);
         Self { base, memory, cpu, age: 0 }
     }
 
     /// As `Native::run`.
-    pub fn run(&mut self, code: &[u8], start: &Registers, data: &[u8], code32: bool) -> Outcome {
+    pub fn run(&mut self, code: &[u8], start: &Registers, data: &[u8]) -> Outcome {
         self.age += 1;
         if self.age > LIFE {
             self.age = 0;
-            self.cpu = vcpu(&self.memory);
+            self.cpu = vcpu(&self.memory, self.base);
         }
         self.memory.load(GuestPhys(DATA), data).unwrap();
-        self.memory.load(GuestPhys(CODE), code).unwrap();
+        let mut page = code.to_vec();
+        page.resize(0x1000, 0xcc);
+        self.memory.load(GuestPhys(CODE), &page).unwrap();
         let cpu = &mut self.cpu;
-        set_mode(cpu, code32);
+        let memory = &self.memory;
+        cpu.seg = start.seg.map(|selector| segment(memory, selector));
         cpu.regs[..16].copy_from_slice(&start.gpr);
         cpu.regs[RIP] = start.rip;
         cpu.set_rflags(start.rflags | 0x202);
@@ -68,18 +81,25 @@ impl Translated {
         image[512..576].fill(0);
         image[512] = 7;
         cpu.vector.load_bytes(&image).unwrap();
-        let ending = execute(cpu, code, self.base + place::CODE);
+        let ending = execute(cpu, code, start.rip);
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&cpu.regs[..16]);
         let xsave = cpu.vector.to_bytes().try_into().unwrap();
-        let registers = Registers { gpr, rip: cpu.regs[RIP], rflags: cpu.rflags(), xsave }.canonical();
+        let registers = Registers {
+            gpr,
+            rip: cpu.regs[RIP],
+            rflags: cpu.rflags(),
+            seg: cpu.seg.map(|s| s.selector),
+            xsave,
+        }
+        .canonical();
         let mut after = vec![0; data.len()];
         self.memory.read(GuestPhys(DATA), &mut after).unwrap();
         Outcome { ending, registers, data: after }
     }
 }
 
-fn vcpu(memory: &Arc<GuestMemory>) -> Cpu {
+fn vcpu(memory: &Arc<GuestMemory>, base: u64) -> Cpu {
     let remote = Arc::new(Remote::new(Default::default()));
     let mut cpu = Cpu::new(0, Arc::new(Shared::new(memory.clone(), 1, 1_000_000)), remote);
     cpu.cr0 = Cr0::PE | Cr0::MP | Cr0::ET | Cr0::NE | Cr0::WP | Cr0::AM | Cr0::PG;
@@ -87,22 +107,26 @@ fn vcpu(memory: &Arc<GuestMemory>) -> Cpu {
     cpu.cr4 = Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::OSXSAVE;
     cpu.efer = Efer::SCE | Efer::LME | Efer::LMA | Efer::NXE;
     cpu.cpl = 3;
+    cpu.ldtr = Segment { selector: 8, base: base + LDT, limit: 0xffff, attributes: 0x82, unusable: false };
+    cpu.gdtr = Table { base: base + GDT, limit: 0x7f };
     cpu.vector.set_xcr0(engine_translate::vector::host_features().xcr0).unwrap();
     cpu
 }
 
-/// The segments that Linux gives its processes.
-fn set_mode(cpu: &mut Cpu, code32: bool) {
-    let data = Segment { selector: 0x2b, base: 0, limit: u32::MAX, attributes: 0xc0f3, unusable: false };
-    let null = Segment { selector: 0, base: 0, limit: 0, attributes: 0, unusable: true };
-    for s in [ES, SS, DS] {
-        cpu.seg[s] = data;
-    }
-    for s in [FS, GS] {
-        cpu.seg[s] = null;
-    }
-    let (selector, attributes) = if code32 { (0x23, 0xc0fb) } else { (0x33, 0xa0fb) };
-    cpu.seg[CS] = Segment { selector, attributes, ..data };
+/// What the selector loads: from the LDT, or one of the segments that Linux gives its processes.
+fn segment(memory: &GuestMemory, selector: u16) -> Segment {
+    let attributes = match selector {
+        0x23 => 0xc0fb,
+        0x2b => 0xc0f3,
+        0x33 => 0xa0fb,
+        _ if selector & 4 != 0 => {
+            let mut bytes = [0; 8];
+            memory.read(GuestPhys(LDT + (selector & !7) as u64), &mut bytes).unwrap();
+            return Descriptor(u64::from_le_bytes(bytes)).segment(selector);
+        }
+        _ => return Segment { selector, unusable: true, ..Default::default() },
+    };
+    Segment { selector, base: 0, limit: u32::MAX, attributes, unusable: false }
 }
 
 fn execute(cpu: &mut Cpu, code: &[u8], base: u64) -> Ending {

@@ -1,7 +1,7 @@
 //! Random values: integers, floats, registers, memory; the awkward ones more often than not.
 
 use crate::rng::Rng;
-use crate::state::{Registers, XSAVE, place};
+use crate::state::{LINUX32, LINUX64, Registers, XSAVE, place};
 
 /// An integer that is interesting more often than not.
 pub fn scalar(rng: &mut Rng) -> u64 {
@@ -167,7 +167,7 @@ pub fn registers(rng: &mut Rng, bits: u32) -> Registers {
     }
     // CF, PF, AF, ZF, SF, OF; seldom DF.
     let rflags = rng.next() & 0x8d5 | (rng.percent(15) as u64) << 10;
-    Registers { gpr: [0; 16], rip: 0, rflags, xsave: x }
+    Registers { gpr: [0; 16], rip: 0, rflags, seg: if bits == 64 { LINUX64 } else { LINUX32 }, xsave: x }
 }
 
 fn mxcsr(rng: &mut Rng) -> u32 {

@@ -391,3 +391,17 @@ fn breakpoints_on_code_fault_before_and_on_data_trap_after() {
     assert_eq!((cpu.regs[RIP], cpu.dr[4] & 0xf00f), (HANDLER, 2));
     assert_eq!(peek32(&cpu, cpu.regs[RSP]), CODE as u32 + 6);
 }
+
+#[test]
+fn push_of_a_segment_register_checks_alignment_where_asked() {
+    // push gs
+    let mut cpu = protected(&[0x66, 0x0f, 0xa8]);
+    to_ring3(&mut cpu);
+    cpu.cr0 |= x86::Cr0::AM;
+    cpu.set_rflags(0x4_0202);
+    cpu.update_mode();
+    cpu.regs[RSP] = 0x3_0001;
+    assert_eq!(fault(&mut cpu), with(Vector::AC, 0));
+    cpu.regs[RSP] = 0x3_0000;
+    step(&mut cpu).unwrap();
+}
