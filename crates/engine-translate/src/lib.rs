@@ -24,6 +24,7 @@ pub mod remote;
 pub mod reset;
 pub mod run;
 pub mod system;
+pub mod t1;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tlb;

@@ -84,6 +84,10 @@ impl Tlb {
     pub fn entry_mut(&mut self, select: u8, linear: u64) -> &mut Entry {
         &mut self.sets[(select as usize).min(2)][(linear >> 12) as usize & (ENTRIES - 1)]
     }
+    /// The first of a set's [`ENTRIES`] entries; good as long as this `Tlb`.
+    pub fn set(&self, select: u8) -> *const Entry {
+        self.sets[(select as usize).min(2)].as_ptr()
+    }
     /// The tag that a valid entry for this address holds now.
     #[inline]
     pub fn tag(&self, linear: u64) -> u64 {

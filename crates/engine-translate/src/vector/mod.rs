@@ -16,7 +16,7 @@
 //! Instructions that store selected elements only are done element by element ([`masked`]); state images ([`save`],
 //! [`environment`]) and plain moves ([`moves`]) need no stub. What the host lacks is not offered ([`features`]).
 
-mod arena;
+pub(crate) mod arena;
 mod environment;
 mod features;
 mod masked;

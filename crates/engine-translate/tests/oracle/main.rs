@@ -19,7 +19,7 @@ use rng::Rng;
 use state::{Ending, Outcome, differences, place};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use translated::Translated;
+use translated::{Tier, Translated};
 
 /// Both sides, with the same window.
 struct Pair {
@@ -35,11 +35,11 @@ fn new_base() -> u64 {
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(tier: Tier) -> Self {
         let base = new_base();
         let mut rng = Rng(7);
         let read_only: Vec<u8> = (0..0x200).flat_map(|_| generate::scalar(&mut rng).to_le_bytes()).collect();
-        Self { base, native: Native::new(base, &read_only), translated: Translated::new(base, &read_only) }
+        Self { base, native: Native::new(base, &read_only), translated: Translated::new(tier, base, &read_only) }
     }
 
     /// Both outcomes; `None` if the sequence can't be assembled or tells nothing.
@@ -153,10 +153,10 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// Runs `default` sequences (or as many as the environment says) of a class.
-fn compare(class: Class, bits: u32, default: u64) {
+fn compare(tier: Tier, class: Class, bits: u32, default: u64) {
     let seed = setting("AUBERGE_ORACLE_SEED", 0xa0be_49e5);
     let count = setting("AUBERGE_ORACLE_COUNT", default);
-    let mut pair = Pair::new();
+    let mut pair = Pair::new(tier);
     let mut generator = Generator::new(class, bits, pair.base);
     let mut rng = Rng(seed ^ (class as u64) << 40 ^ (bits as u64) << 48);
     let all: Vec<Code> = generator.codes().to_vec();
@@ -180,7 +180,7 @@ fn compare(class: Class, bits: u32, default: u64) {
     }
     let never: Vec<&String> = made.iter().filter(|(_, n)| **n == 0).map(|(c, _)| c).collect();
     println!(
-        "{class:?}, {bits} bits, seed {seed:#x}: {done} sequences, {instructions} instructions of {} kinds, {faults} faults",
+        "{tier:?}, {class:?}, {bits} bits, seed {seed:#x}: {done} sequences, {instructions} instructions of {} kinds, {faults} faults",
         all.len() - never.len()
     );
     if !never.is_empty() {
@@ -197,25 +197,40 @@ fn compare(class: Class, bits: u32, default: u64) {
 
 #[test]
 fn integer_64_bit_code_matches_the_processor() {
-    compare(Class::Integer, 64, 40_000);
+    compare(Tier::T0, Class::Integer, 64, 40_000);
 }
 
 #[test]
 fn integer_32_bit_code_matches_the_processor() {
-    compare(Class::Integer, 32, 20_000);
+    compare(Tier::T0, Class::Integer, 32, 20_000);
 }
 
 #[test]
 fn x87_matches_the_processor() {
-    compare(Class::X87, 64, 20_000);
+    compare(Tier::T0, Class::X87, 64, 20_000);
 }
 
 #[test]
 fn sse_matches_the_processor() {
-    compare(Class::Sse, 64, 30_000);
+    compare(Tier::T0, Class::Sse, 64, 30_000);
 }
 
 #[test]
 fn avx_matches_the_processor() {
-    compare(Class::Avx, 64, 30_000);
+    compare(Tier::T0, Class::Avx, 64, 30_000);
+}
+
+#[test]
+fn translated_integer_64_bit_code_matches_the_processor() {
+    compare(Tier::T1, Class::Integer, 64, 40_000);
+}
+
+#[test]
+fn translated_x87_matches_the_processor() {
+    compare(Tier::T1, Class::X87, 64, 2_000);
+}
+
+#[test]
+fn translated_avx_matches_the_processor() {
+    compare(Tier::T1, Class::Avx, 64, 4_000);
 }

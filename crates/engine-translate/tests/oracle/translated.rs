@@ -19,7 +19,17 @@ const CODE: u64 = 0x20000;
 /// Sequences a vCPU runs before a new one takes its place: its memory for stubs is bounded.
 const LIFE: u32 = 2000;
 
+/// What executes the sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// The interpreter.
+    T0,
+    /// Every block translated before it is executed.
+    T1,
+}
+
 pub struct Translated {
+    tier: Tier,
     base: u64,
     memory: Arc<GuestMemory>,
     cpu: Cpu,
@@ -27,7 +37,7 @@ pub struct Translated {
 }
 
 impl Translated {
-    pub fn new(base: u64, read_only: &[u8]) -> Self {
+    pub fn new(tier: Tier, base: u64, read_only: &[u8]) -> Self {
         let config = RegionConfig { base: GuestPhys(0), len: 1 << 20, kind: Kind::Ram };
         let memory = Arc::new(GuestMemory::new(&[config]).unwrap());
         let entry = |table: u64, index: u64, value: u64| {
@@ -46,7 +56,7 @@ impl Translated {
         page(base + place::CODE, CODE, RW & !2);
         memory.load(GuestPhys(READ_ONLY), read_only).unwrap();
         let cpu = vcpu(&memory);
-        Self { base, memory, cpu, age: 0 }
+        Self { tier, base, memory, cpu, age: 0 }
     }
 
     /// As `Native::run`.
@@ -57,7 +67,10 @@ impl Translated {
             self.cpu = vcpu(&self.memory);
         }
         self.memory.load(GuestPhys(DATA), data).unwrap();
-        self.memory.load(GuestPhys(CODE), code).unwrap();
+        // HLT behind it, which user programs may not execute.
+        let mut code_and_end = code.to_vec();
+        code_and_end.push(0xf4);
+        self.memory.load(GuestPhys(CODE), &code_and_end).unwrap();
         let cpu = &mut self.cpu;
         set_mode(cpu, code32);
         cpu.regs[..16].copy_from_slice(&start.gpr);
@@ -68,7 +81,10 @@ impl Translated {
         image[512..576].fill(0);
         image[512] = 7;
         cpu.vector.load_bytes(&image).unwrap();
-        let ending = execute(cpu, code, self.base + place::CODE);
+        let ending = match self.tier {
+            Tier::T0 => execute(cpu, code, self.base + place::CODE),
+            Tier::T1 => execute_blocks(cpu, self.base + place::CODE + code.len() as u64),
+        };
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&cpu.regs[..16]);
         let xsave = cpu.vector.to_bytes().try_into().unwrap();
@@ -105,6 +121,39 @@ fn set_mode(cpu: &mut Cpu, code32: bool) {
     cpu.seg[CS] = Segment { selector, attributes, ..data };
 }
 
+/// The blocks at RIP, translated, until one faults.
+fn execute_blocks(cpu: &mut Cpu, end: u64) -> Ending {
+    cpu.t1.threshold = 0;
+    for _ in 0..100_000 {
+        let Err(seg) = cpu.execute_block() else { continue };
+        let fault = cpu.fault.take();
+        if fault == Some(Fault::Restart) {
+            cpu.single = true;
+            continue;
+        }
+        if cpu.regs[RIP] == end {
+            return Ending::Ran;
+        }
+        return ending(fault, seg);
+    }
+    panic!("the sequence does not end");
+}
+
+/// What a fault of an instruction that accesses memory through segment `seg` is to a program.
+fn ending(fault: Option<Fault>, seg: u8) -> Ending {
+    match fault {
+        Some(Fault::Exception(e)) => {
+            let address = if e.vector == Vector::PF { e.payload } else { 0 };
+            Ending::Exception { vector: e.vector as u8, code: e.error_code, address }
+        }
+        Some(Fault::NonCanonical) => {
+            let vector = if seg as usize == SS { 12 } else { 13 };
+            Ending::Exception { vector, code: 0, address: 0 }
+        }
+        other => panic!("the engine failed with {other:?}"),
+    }
+}
+
 fn execute(cpu: &mut Cpu, code: &[u8], base: u64) -> Ending {
     let end = base + code.len() as u64;
     for _ in 0..100_000 {
@@ -118,17 +167,7 @@ fn execute(cpu: &mut Cpu, code: &[u8], base: u64) -> Ending {
         for op in &ops {
             if (op.exec)(cpu, op).is_err() {
                 cpu.regs[RIP] = cpu.this_rip(op);
-                return match cpu.fault.take() {
-                    Some(Fault::Exception(e)) => {
-                        let address = if e.vector == Vector::PF { e.payload } else { 0 };
-                        Ending::Exception { vector: e.vector as u8, code: e.error_code, address }
-                    }
-                    Some(Fault::NonCanonical) => {
-                        let vector = if op.seg as usize == SS { 12 } else { 13 };
-                        Ending::Exception { vector, code: 0, address: 0 }
-                    }
-                    other => panic!("the interpreter failed with {other:?}"),
-                };
+                return ending(cpu.fault.take(), op.seg);
             }
         }
         if let Some(last) = ops.last().filter(|op| op.flow != Flow::EndSet) {

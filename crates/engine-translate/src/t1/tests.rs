@@ -1,0 +1,1 @@
+//! Whole programs under T1.
