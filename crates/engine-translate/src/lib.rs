@@ -31,4 +31,4 @@ pub mod tlb;
 pub mod vector;
 pub mod vm;
 
-pub use vm::Translate;
+pub use vm::{Tiers, Translate};

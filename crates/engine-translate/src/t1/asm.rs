@@ -230,7 +230,10 @@ mod tests {
                     a.store(m, 12);
                     let i = Decoder::new(64, &a.code, 0).decode();
                     assert_eq!(i.len(), a.code.len());
-                    assert_eq!((i.memory_base().number(), i.memory_index().number()), (base as usize, index as usize));
+                    assert_eq!(
+                        (i.memory_base().number(), i.memory_index().number()),
+                        (base as usize, index as usize)
+                    );
                     assert_eq!((i.memory_index_scale(), i.op1_register()), (8, Register::R12));
                 }
             }
@@ -248,7 +251,7 @@ mod tests {
         a.jump(back);
         a.bind(ahead);
         let code = a.finish().unwrap();
-        assert_eq!(text(&code), ["jne 0Bh", "jmp 0"]);
+        assert_eq!(text(&code), ["jne 0Bh", "jmp 0h"]);
         let mut a = Asm::default();
         let never = a.label();
         a.jump(never);

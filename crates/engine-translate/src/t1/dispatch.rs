@@ -95,7 +95,10 @@ impl Cpu {
                     self.t1.jumps = r.jumps.as_ptr();
                 }
                 Err(e) => {
-                    log::warn!("vCPU {}: no memory to execute translated code ({e}); going on without", self.id);
+                    log::warn!(
+                        "vCPU {}: no memory to execute translated code ({e}); going on without",
+                        self.id
+                    );
                     self.t1.threshold = u32::MAX;
                     return None;
                 }

@@ -71,7 +71,9 @@ pub fn plain(i: &Instruction) -> Option<Form> {
     let modified = i.rflags_modified() & STATUS;
     let keeps_some = match i.mnemonic() {
         // A count of zero changes nothing, and what is undefined may be left as it is.
-        Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd | Bt | Bts | Btr | Btc | Bsf | Bsr => true,
+        Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd | Bt | Bts | Btr | Btc | Bsf | Bsr => {
+            true
+        }
         _ => modified != 0 && modified != STATUS,
     };
     Some(Form { needs_flags: keeps_some || i.rflags_read() & STATUS != 0, writes_flags: modified != 0 })

@@ -25,20 +25,8 @@ pub fn place(n: u8) -> Place {
 }
 
 /// Guest registers that are in host registers, with those.
-pub const MAPPED: [(u8, u8); 12] = [
-    (0, 12),
-    (1, 1),
-    (2, 2),
-    (3, 3),
-    (4, 13),
-    (5, 5),
-    (6, 6),
-    (7, 7),
-    (8, 8),
-    (9, 9),
-    (10, 10),
-    (11, 11),
-];
+pub const MAPPED: [(u8, u8); 12] =
+    [(0, 12), (1, 1), (2, 2), (3, 3), (4, 13), (5, 5), (6, 6), (7, 7), (8, 8), (9, 9), (10, 10), (11, 11)];
 
 /// The host registers of the guest's RSP and RAX.
 pub const STACK: u8 = 13;

@@ -9,7 +9,7 @@ use std::io;
 use std::mem::offset_of;
 
 /// Bytes of translated code a vCPU may have.
-const SIZE: usize = 32 << 20;
+const SIZE: usize = if cfg!(test) { 1 << 20 } else { 32 << 20 };
 /// Kept free for one more block.
 const RESERVE: usize = 64 << 10;
 /// Entries of the jump cache, a power of two.
@@ -108,7 +108,9 @@ impl Runtime {
         let end = at.checked_add(code.len()).filter(|end| *end <= SIZE)?;
         let address = self.origin();
         // SAFETY: `at..end` lies in the mapping, and nothing that was handed out lies there.
-        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.arena.write.as_ptr().add(at), code.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(code.as_ptr(), self.arena.write.as_ptr().add(at), code.len())
+        };
         self.arena.used = end.next_multiple_of(16).min(SIZE);
         Some(address)
     }
@@ -122,6 +124,11 @@ impl Runtime {
         let distance = target.wrapping_sub(site + 4) as u32;
         // SAFETY: checked above. Only this thread executes the code, and it isn't in it now.
         unsafe { self.arena.write.as_ptr().add(at).cast::<u32>().write_unaligned(distance.to_le()) };
+    }
+    /// Bytes in use.
+    #[cfg(test)]
+    pub fn used(&self) -> usize {
+        self.arena.used
     }
     pub fn full(&self) -> bool {
         self.arena.used > SIZE - RESERVE

@@ -19,7 +19,12 @@ impl Compiler<'_> {
             Mnemonic::Pop => self.pop(k, i),
             Mnemonic::Leave => self.leave(k, i),
             Mnemonic::Mul | Mnemonic::Imul if i.op_count() == 1 => self.multiply(k, i),
-            Mnemonic::Cbw | Mnemonic::Cwde | Mnemonic::Cdqe | Mnemonic::Cwd | Mnemonic::Cdq | Mnemonic::Cqo => {
+            Mnemonic::Cbw
+            | Mnemonic::Cwde
+            | Mnemonic::Cdqe
+            | Mnemonic::Cwd
+            | Mnemonic::Cdq
+            | Mnemonic::Cqo => {
                 // The accumulator's own conversions, in the accumulator. Flags stay.
                 self.a.copy(RAX, ACCUMULATOR);
                 self.encode(i).map(|()| self.a.copy(ACCUMULATOR, RAX))

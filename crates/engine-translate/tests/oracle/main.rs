@@ -39,7 +39,11 @@ impl Pair {
         let base = new_base();
         let mut rng = Rng(7);
         let read_only: Vec<u8> = (0..0x200).flat_map(|_| generate::scalar(&mut rng).to_le_bytes()).collect();
-        Self { base, native: Native::new(base, &read_only), translated: Translated::new(tier, base, &read_only) }
+        Self {
+            base,
+            native: Native::new(base, &read_only),
+            translated: Translated::new(tier, base, &read_only),
+        }
     }
 
     /// Both outcomes; `None` if the sequence can't be assembled or tells nothing.

@@ -1,7 +1,7 @@
 //! From a VM's description and open files to a machine.
 
 use crate::spec::VmSpec;
-use engine_translate::Translate;
+use engine_translate::{Tiers, Translate};
 use machine::{Boot, Module, OnReset, Output, Pc, PcConfig, Source};
 use std::fs::File;
 use std::io::Write;
@@ -23,8 +23,8 @@ pub fn make(
     modules: Vec<OwnedFd>,
     disks: Vec<OwnedFd>,
 ) -> anyhow::Result<Pc> {
-    let translate = Translate::new();
-    let engine = engine::vm::choose(&[&translate], spec.engine.as_deref())?;
+    let (translate, interpreter) = (Translate::new(), Translate::with_tiers(Tiers::Interpreter));
+    let engine = engine::vm::choose(&[&translate, &interpreter], spec.engine.as_deref())?;
     let boot = Boot {
         kernel: Source::from_file(spec.kernel.display().to_string(), kernel.into()),
         modules: spec

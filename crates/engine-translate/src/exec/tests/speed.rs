@@ -114,6 +114,9 @@ fn mips() {
         let seconds = processor_time() - start;
         let mips = cpu.retired as f64 / seconds / 1e6;
         let length = cpu.retired as f64 / blocks as f64;
-        println!("{name} {tier}: {mips:.0} million instructions/s, {length:.1} a block, {:.2} ns each", 1e3 / mips);
+        println!(
+            "{name} {tier}: {mips:.0} million instructions/s, {length:.1} a block, {:.2} ns each",
+            1e3 / mips
+        );
     }
 }
