@@ -114,9 +114,9 @@ impl Compiler<'_> {
         }
     }
 
-    /// Looks an access of `size` bytes up in the soft TLB: goes to `miss`, or R14 becomes what is to be added to the
-    /// linear address.
-    pub fn check(&mut self, ea: &Ea, size: usize, write: bool, miss: Label) {
+    /// Looks an access of `size` bytes, which has to lie on a multiple of `align`, up in the soft TLB: goes to `miss`, or
+    /// R14 becomes what is to be added to the linear address.
+    pub fn check(&mut self, ea: &Ea, size: usize, align: u32, write: bool, miss: Label) {
         let last = size as i32 - 1;
         let plain = ea.plain().and_then(|h| Some((h, ea.disp.checked_add(last)?)));
         if let Some((host, end)) = plain {
@@ -132,6 +132,12 @@ impl Compiler<'_> {
             if last > 0 {
                 self.a.lea(RAX, Mem::at(RAX, last));
             }
+        }
+        if align > 1 {
+            // test r14d, align - 1
+            self.a.rr(false, &[0xf7], 0, R14);
+            self.a.bytes(&(align - 1).to_le_bytes());
+            self.a.jump_if(NOT_EQUAL, miss);
         }
         // shr r14d, 7; and r14d, mask; add r14, [set]
         self.a.rr(false, &[0xc1], 5, R14);

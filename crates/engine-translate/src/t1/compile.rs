@@ -47,6 +47,9 @@ pub struct Compiler<'a> {
     pub tails: Vec<Tail>,
     /// The entry for jumps within the page.
     pub linked: Label,
+    /// Whether this block has looked if SSE's and AVX's instructions are allowed.
+    pub sse_checked: bool,
+    pub avx_checked: bool,
     pub factory: InstructionInfoFactory,
     encoder: Encoder,
 }
@@ -103,6 +106,8 @@ pub fn compile(block: &Block, rip: u64, memory: &GuestMemory, origin: u64, share
         shared,
         tails: Vec::new(),
         linked,
+        sse_checked: false,
+        avx_checked: false,
         factory: InstructionInfoFactory::new(),
         encoder: Encoder::new(64),
     };
@@ -134,11 +139,13 @@ impl Compiler<'_> {
     /// Does `f`, or nothing at all where it gives up.
     fn attempt(&mut self, f: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
         let (mark, flags, tails) = (self.a.mark(), self.flags, self.tails.len());
+        let checked = (self.sse_checked, self.avx_checked);
         let done = f(self);
         if done.is_none() {
             self.a.reset(mark);
             self.flags = flags;
             self.tails.truncate(tails);
+            (self.sse_checked, self.avx_checked) = checked;
         }
         done
     }

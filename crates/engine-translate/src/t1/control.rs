@@ -65,7 +65,7 @@ impl Compiler<'_> {
             Code::Retnq | Code::Retnq_imm16 => {
                 let slow = self.slow(k);
                 let ea = Ea::simple(STACK, 0);
-                self.check(&ea, 8, false, slow);
+                self.check(&ea, 8, 1, false, slow);
                 let m = self.host(&ea, false);
                 self.a.load(RAX, m);
                 // A target that isn't known, be it not canonical, is T0's.
@@ -125,7 +125,7 @@ impl Compiler<'_> {
             return Some(());
         }
         let ea = self.ea(i, &self.ops[k])?;
-        self.check(&ea, 8, false, slow);
+        self.check(&ea, 8, 1, false, slow);
         let m = self.host(&ea, false);
         self.a.load(RAX, m);
         Some(())
@@ -134,7 +134,7 @@ impl Compiler<'_> {
     /// Pushes the address of what follows a call.
     fn push_return(&mut self, slow: super::asm::Label, next: i32) {
         let ea = Ea::simple(STACK, -8);
-        self.check(&ea, 8, true, slow);
+        self.check(&ea, 8, 1, true, slow);
         let m = self.host(&ea, true);
         self.at_page(next);
         self.a.store(m, RAX);

@@ -57,6 +57,7 @@ impl Cpu {
         self.t1.epoch = self.tlb.tag(0);
         self.t1.tlb_set = if self.alignment_check { NOTHING.as_ptr() } else { self.tlb.set(self.tlb_select) };
         self.t1.guard = self.jump_guard();
+        (self.t1.sse, self.t1.avx) = (self.sse_allowed(), self.avx_allowed());
     }
 
     /// Runs the block's translated code and what it leads to. `None` if it has none.

@@ -6,17 +6,49 @@ use super::flags::Flags;
 use super::forms;
 use super::registers::{self, Place, slot};
 use super::runtime::field;
+use super::vector::is_vector;
 use crate::op::Op;
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 /// A guest register that is in the vCPU, and the scratch register that stands for it during an instruction.
 #[derive(Clone, Copy)]
-struct Loan {
+pub struct Loan {
     guest: u8,
     host: u8,
     /// Its value matters before.
     load: bool,
     written: bool,
+}
+
+/// At most two a time.
+pub type Loans = [Option<Loan>; 2];
+
+/// Gives the general registers among an instruction's operands their places, those in the vCPU one of `pool`'s scratch
+/// registers. `None` if the pool is too small or a register is one of AH, CH, DH and BH.
+pub fn lend(i: &Instruction, access: &[OpAccess; 5], pool: &[u8], out: &mut Instruction) -> Option<Loans> {
+    let mut loans: Loans = [None; 2];
+    for n in (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register) {
+        let r = i.op_register(n);
+        if r.is_vector_register() {
+            continue;
+        }
+        let guest = registers::number(r)?;
+        let access = access[n as usize];
+        let load = access != OpAccess::Write || r.size() < 4;
+        let host = match registers::place(guest) {
+            Place::Host(h) => h,
+            Place::Slot(_) => {
+                let at = loans.iter().position(|l| l.is_none_or(|l| l.guest == guest))?;
+                let new = Loan { guest, host: *pool.get(at)?, load: false, written: false };
+                let loan = loans[at].get_or_insert(new);
+                loan.load |= load;
+                loan.written |= writes(access);
+                loan.host
+            }
+        };
+        out.set_op_register(n, register(host, r.size()));
+    }
+    Some(loans)
 }
 
 /// Whether an access may write.
@@ -32,6 +64,7 @@ impl Compiler<'_> {
         }
         match i.mnemonic() {
             Mnemonic::Lea => self.lea(i, k),
+            _ if is_vector(i) => self.vector(k, i),
             _ => self.special(k, i).unwrap_or_else(|| self.plain(k, i)),
         }
     }
@@ -43,39 +76,17 @@ impl Compiler<'_> {
         if let Some(code) = forms::general(i.code()) {
             out.set_code(code);
         }
-        let mut access = [OpAccess::None; 5];
-        let info = self.factory.info(i);
-        for n in 0..i.op_count().min(5) {
-            access[n as usize] = info.op_access(n);
-        }
+        let access = self.accesses(i);
         let memory = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory);
         // R14 is part of a memory operand's address.
         let pool: &[u8] = if memory.is_some() { &[RAX] } else { &[R14, RAX] };
-        let mut loans: [Option<Loan>; 2] = [None; 2];
-        for n in (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register) {
-            let r = i.op_register(n);
-            let guest = registers::number(r)?;
-            let access = access[n as usize];
-            let load = access != OpAccess::Write || r.size() < 4;
-            let host = match registers::place(guest) {
-                Place::Host(h) => h,
-                Place::Slot(_) => {
-                    let at = loans.iter().position(|l| l.is_none_or(|l| l.guest == guest))?;
-                    let new = Loan { guest, host: *pool.get(at)?, load: false, written: false };
-                    let loan = loans[at].get_or_insert(new);
-                    loan.load |= load;
-                    loan.written |= writes(access);
-                    loan.host
-                }
-            };
-            out.set_op_register(n, register(host, r.size()));
-        }
+        let loans = lend(i, &access, pool, &mut out)?;
         let mut slow = None;
         if let Some(n) = memory {
             let ea = self.ea(i, op)?;
             self.save_flags();
             let miss = self.slow(k);
-            self.check(&ea, i.memory_size().size(), writes(access[n as usize]), miss);
+            self.check(&ea, i.memory_size().size(), 1, writes(access[n as usize]), miss);
             let m = self.host(&ea, form.needs_flags || loans[0].is_some());
             self.flags = Flags::Saved;
             replace_memory(&mut out, m);
@@ -84,13 +95,9 @@ impl Compiler<'_> {
         if form.needs_flags {
             self.need_flags();
         }
-        for l in loans.iter().flatten().filter(|l| l.load) {
-            self.a.load(l.host, slot(l.guest));
-        }
+        self.load_loans(&loans);
         self.encode(&out)?;
-        for l in loans.iter().flatten().filter(|l| l.written) {
-            self.a.store(slot(l.guest), l.host);
-        }
+        self.store_loans(&loans);
         if form.writes_flags {
             self.flags = Flags::Native;
         }
@@ -98,6 +105,26 @@ impl Compiler<'_> {
             self.resume(slow);
         }
         Some(())
+    }
+
+    /// How each operand is used.
+    pub fn accesses(&mut self, i: &Instruction) -> [OpAccess; 5] {
+        let mut access = [OpAccess::None; 5];
+        let info = self.factory.info(i);
+        for n in 0..i.op_count().min(5) {
+            access[n as usize] = info.op_access(n);
+        }
+        access
+    }
+    pub fn load_loans(&mut self, loans: &Loans) {
+        for l in loans.iter().flatten().filter(|l| l.load) {
+            self.a.load(l.host, slot(l.guest));
+        }
+    }
+    pub fn store_loans(&mut self, loans: &Loans) {
+        for l in loans.iter().flatten().filter(|l| l.written) {
+            self.a.store(slot(l.guest), l.host);
+        }
     }
 
     /// No access and no flags: the address is computed with moves and LEA only.

@@ -3,6 +3,7 @@
 //! - [`asm`], [`runtime`]: the assembler, the code memory, and the code that blocks share (entering, leaving, calling T0)
 //! - [`compile`]: a block, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
 //!   replaced; [`access`]: the inline look at the soft TLB; [`control`]: ends of blocks; [`special`]: implicit operands
+//! - [`vector`]: SSE and AVX without MXCSR
 //! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are
 //! - [`dispatch`]: what the executor does with it
 //!
@@ -26,6 +27,7 @@ mod lower;
 mod registers;
 mod runtime;
 mod special;
+mod vector;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +65,9 @@ pub struct T1 {
     /// Target of an indirect call, and its code, while the return address is pushed.
     target_rip: u64,
     target_code: u64,
+    /// Whether SSE's and AVX's instructions may be executed, as a byte of 0 or 1.
+    sse: bool,
+    avx: bool,
     /// Segment of the instruction that faulted.
     fault_seg: u8,
     /// Executions after which a block is translated; `u32::MAX` for never.
@@ -84,6 +89,8 @@ impl Default for T1 {
             link_rip: 0,
             target_rip: 0,
             target_code: 0,
+            sse: false,
+            avx: false,
             fault_seg: 0,
             threshold: THRESHOLD,
             runtime: None,

@@ -42,7 +42,7 @@ impl Compiler<'_> {
         self.save_flags();
         let slow = self.slow(k);
         let ea = Ea::simple(STACK, -8);
-        self.check(&ea, 8, true, slow);
+        self.check(&ea, 8, 1, true, slow);
         let m = self.host(&ea, true);
         match immediate {
             Some(v) => {
@@ -71,7 +71,7 @@ impl Compiler<'_> {
         self.save_flags();
         let slow = self.slow(k);
         let ea = Ea::simple(STACK, 0);
-        self.check(&ea, 8, false, slow);
+        self.check(&ea, 8, 1, false, slow);
         let m = self.host(&ea, true);
         match to {
             Place::Host(h) => self.a.load(h, m),
@@ -95,7 +95,7 @@ impl Compiler<'_> {
         self.save_flags();
         let slow = self.slow(k);
         let ea = Ea::simple(FRAME, 0);
-        self.check(&ea, 8, false, slow);
+        self.check(&ea, 8, 1, false, slow);
         let m = self.host(&ea, true);
         self.a.load(RAX, m);
         self.a.lea(STACK, Mem::at(FRAME, 8));
@@ -113,7 +113,7 @@ impl Compiler<'_> {
             let ea = self.ea(i, &self.ops[k])?;
             self.save_flags();
             let miss = self.slow(k);
-            self.check(&ea, i.memory_size().size(), false, miss);
+            self.check(&ea, i.memory_size().size(), 1, false, miss);
             let m = self.host(&ea, true);
             replace_memory(&mut out, m);
             slow = Some(miss);

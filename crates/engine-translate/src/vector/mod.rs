@@ -21,11 +21,11 @@ mod environment;
 mod features;
 mod masked;
 mod moves;
-mod native;
+pub(crate) mod native;
 mod operand;
 mod save;
-mod state;
-mod stub;
+pub(crate) mod state;
+pub(crate) mod stub;
 mod x87;
 
 #[cfg(test)]

@@ -47,13 +47,13 @@ pub enum StateError {
 
 #[derive(Clone)]
 #[repr(C, align(64))]
-pub(super) struct Aligned<const N: usize>(pub [u8; N]);
+pub(crate) struct Aligned<const N: usize>(pub [u8; N]);
 
 /// The FPU and vector state of a vCPU, and the native stubs that work on it.
 #[repr(C, align(64))]
 pub struct VectorState {
     /// Every register, always current. The header is not kept.
-    pub(super) area: Aligned<AREA>,
+    pub(crate) area: Aligned<AREA>,
     /// Where stubs find a memory operand, and leave one.
     pub(super) bounce: Aligned<128>,
     /// MXCSR of the stub's instruction: the guest's with everything masked, then with the flags it raised.

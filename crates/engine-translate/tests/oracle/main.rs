@@ -236,5 +236,10 @@ fn translated_x87_matches_the_processor() {
 
 #[test]
 fn translated_avx_matches_the_processor() {
-    compare(Tier::T1, Class::Avx, 64, 4_000);
+    compare(Tier::T1, Class::Avx, 64, 20_000);
+}
+
+#[test]
+fn translated_sse_matches_the_processor() {
+    compare(Tier::T1, Class::Sse, 64, 20_000);
 }
