@@ -91,6 +91,8 @@ pub struct Cpu {
     pub cpl: u8,
     /// Derived; [`Cpu::update_mode`] after any change of CS, SS, DS, ES, CR0.PE, EFER.LMA, RFLAGS.VM.
     pub mode: Mode,
+    /// The TLB entries that data accesses look at: those of `tlb_select`, or ones that never match where alignment is checked.
+    pub(crate) tlb_entries: *const crate::tlb::Entry,
     /// Which TLB data accesses use; [`Cpu::update_tlb_select`] after any change of CPL, AC, CR0.AM, CR4.SMAP.
     pub tlb_select: u8,
     /// Data accesses at CPL 3 check alignment (CR0.AM and RFLAGS.AC); derived like `tlb_select`.
@@ -217,8 +219,7 @@ impl Cpu {
                     && s.limit == u32::MAX
                     && s.present()
                     && !s.unusable
-                    && (s.is_code() && s.readable_or_writable()
-                        || s.attributes & 0x1e == 0x12 /* data, writable, expand-up */)
+                    && (s.is_code() && s.readable_or_writable() || s.attributes & 0x1e == 0x12/* data, writable, expand-up */)
             };
             let data = |s: &Segment| flat(s) && !s.is_code();
             if flat(cs) && data(&self.seg[DS]) && data(&self.seg[ES]) && data(&self.seg[SS]) {
@@ -233,12 +234,20 @@ impl Cpu {
     pub fn update_tlb_select(&mut self) {
         let ac = self.system_flags.contains(Rflags::AC);
         self.alignment_check = self.cpl == 3 && ac && self.cr0.contains(Cr0::AM);
-        self.tlb_select = if self.cpl == 3 {
+        self.select_tlb(if self.cpl == 3 {
             crate::tlb::USER
         } else if self.cr4.contains(Cr4::SMAP) && !ac {
             crate::tlb::SUPERVISOR
         } else {
             crate::tlb::SUPERVISOR_ANY
-        };
+        });
+    }
+
+    /// Sets which TLB data accesses use.
+    #[inline]
+    pub fn select_tlb(&mut self, select: u8) {
+        self.tlb_select = select;
+        self.tlb_entries =
+            if self.alignment_check { crate::tlb::Tlb::nothing() } else { self.tlb.set(select) };
     }
 }

@@ -7,10 +7,12 @@ use crate::cpu::Cpu;
 use crate::fault::{Fault, Guest};
 use crate::paging::{Access, Translation};
 use crate::remote::pending;
+use crate::tlb::{ENTRIES, Entry};
 use address::{GuestPhys, PAGE_SIZE};
 use engine::Bus;
 use memory::Kind;
 use memory::tracking::granules;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// Values that one instruction loads or stores: plain little-endian integers.
@@ -44,12 +46,42 @@ enum Target {
     Device(GuestPhys),
 }
 
+/// Where the one or two pages of an access go.
+struct Targets {
+    first: Target,
+    second: Option<Target>,
+    /// Bytes on the first page.
+    split: u64,
+    len: u64,
+}
+
+impl Targets {
+    /// The pages and their parts of the access, memory before devices: once a device has been called, host pointers from
+    /// before the call may be out of date.
+    fn in_order(self) -> impl Iterator<Item = (Target, Range<usize>)> {
+        let split = self.split as usize;
+        let mut both = [Some((self.first, 0..split)), self.second.map(|t| (t, split..self.len as usize))];
+        if matches!(self.first, Target::Device(_)) {
+            both.reverse();
+        }
+        both.into_iter().flatten()
+    }
+}
+
 impl Cpu {
+    /// The TLB entry that an access with the current privilege would be in.
+    #[inline(always)]
+    fn tlb_entry(&self, linear: u64) -> &Entry {
+        // SAFETY: `tlb_entries` is the start of ENTRIES entries that live as long as `self.tlb` does, or for ever;
+        // they are changed through `self` only.
+        unsafe { &*self.tlb_entries.add((linear >> 12) as usize & (ENTRIES - 1)) }
+    }
+
     /// Loads a value with the current privilege.
     #[inline(always)]
     pub fn read<T: Scalar>(&mut self, linear: u64) -> Guest<T> {
-        let e = self.tlb.entry(self.tlb_select, linear);
-        if e.read == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 && !self.alignment_check {
+        let e = self.tlb_entry(linear);
+        if e.read == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
             let p = linear.wrapping_add(e.addend) as *const T;
             // SAFETY: a matching tag means that the entry maps this page to memory that `shared.memory` keeps alive,
             // and the access ends within the page.
@@ -61,8 +93,8 @@ impl Cpu {
     /// Stores a value with the current privilege.
     #[inline(always)]
     pub fn write<T: Scalar>(&mut self, linear: u64, value: T) -> Guest<()> {
-        let e = self.tlb.entry(self.tlb_select, linear);
-        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 && !self.alignment_check {
+        let e = self.tlb_entry(linear);
+        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
             let p = linear.wrapping_add(e.addend) as *mut T;
             // SAFETY: as in `read`; the write tag also means that plain stores are allowed.
             unsafe { p.write_unaligned(value) };
@@ -74,8 +106,8 @@ impl Cpu {
     /// Loads a value, and stores what `f` makes of it. Nothing happens if the page can't be written. Not atomic.
     #[inline(always)]
     pub fn modify<T: Scalar>(&mut self, linear: u64, f: impl FnOnce(&mut Self, T) -> T) -> Guest<()> {
-        let e = self.tlb.entry(self.tlb_select, linear);
-        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 && !self.alignment_check {
+        let e = self.tlb_entry(linear);
+        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
             let p = linear.wrapping_add(e.addend) as *mut T;
             // SAFETY: as in `write`. `f` does not touch the TLB's memory.
             unsafe {
@@ -95,10 +127,10 @@ impl Cpu {
     /// must be followed by [`Cpu::note_host_write`] unless the pointer came with `false` as second part.
     /// The pointer is good until the next access through this `Cpu`.
     pub fn host_pointer(&mut self, linear: u64, len: u64, write: bool) -> Guest<Option<(*mut u8, bool)>> {
-        let e = *self.tlb.entry(self.tlb_select, linear);
+        let e = *self.tlb_entry(linear);
         let tag = if write { e.write } else { e.read };
         let fits = linear & 0xfff <= PAGE_SIZE.saturating_sub(len);
-        if tag == self.tlb.tag(linear) && fits && !self.alignment_check {
+        if tag == self.tlb.tag(linear) && fits {
             return Ok(Some((linear.wrapping_add(e.addend) as *mut u8, false)));
         }
         if !fits {
@@ -127,7 +159,7 @@ impl Cpu {
     /// Faults if `len` bytes (at most a page) at `linear` can't be written; has no other effect.
     pub fn probe_write(&mut self, linear: u64, len: u64) -> Guest<()> {
         self.check_alignment(linear, len)?;
-        self.for_pages(linear, len, true, |_, _, _| Ok(()))
+        self.targets(linear, len, true, self.tlb_select).map(|_| ())
     }
 
     /// Loads `out.len()` bytes, at most 4096.
@@ -183,52 +215,51 @@ impl Cpu {
 
     /// Loads bytes with the privilege of one of the TLBs.
     pub fn read_bytes_as(&mut self, linear: u64, out: &mut [u8], select: u8) -> Guest<()> {
-        let mut targets = [None; 2];
-        let mut n = 0;
-        self.for_pages_as(linear, out.len() as u64, false, select, |_, t, len| {
-            targets[n] = Some((t, len as usize));
-            n += 1;
-            Ok(())
-        })?;
-        let mut at = 0;
-        for (target, len) in targets.into_iter().flatten() {
-            let part = &mut out[at..at + len];
+        for (target, part) in self.targets(linear, out.len() as u64, false, select)?.in_order() {
+            let part = &mut out[part];
             match target {
-                // SAFETY: `target` gave memory valid for `len` bytes within one page.
+                // SAFETY: `target` gave memory valid for the part, which lies within one page.
                 Target::Host(p) | Target::Tracked(p, _) => unsafe {
-                    std::ptr::copy_nonoverlapping(p.as_ptr(), part.as_mut_ptr(), len)
+                    std::ptr::copy_nonoverlapping(p.as_ptr(), part.as_mut_ptr(), part.len())
                 },
                 Target::Device(a) => self.device_read(a, part)?,
             }
-            at += len;
         }
         Ok(())
     }
 
     /// Stores bytes with the privilege of one of the TLBs. All or nothing.
     pub fn write_bytes_as(&mut self, linear: u64, data: &[u8], select: u8) -> Guest<()> {
-        let mut targets = [None; 2];
-        let mut n = 0;
-        self.for_pages_as(linear, data.len() as u64, true, select, |_, t, len| {
-            targets[n] = Some((t, len as usize));
-            n += 1;
-            Ok(())
-        })?;
-        let mut at = 0;
-        for (target, len) in targets.into_iter().flatten() {
-            let part = &data[at..at + len];
+        for (target, part) in self.targets(linear, data.len() as u64, true, select)?.in_order() {
+            let part = &data[part];
             match target {
-                Target::Host(p) | Target::Tracked(p, _) => {
+                Target::Host(p) => store(p, part),
+                Target::Tracked(p, physical) => {
                     store(p, part);
-                    if let Target::Tracked(_, physical) = target {
-                        self.note_write(physical, len as u64);
-                    }
+                    self.note_write(physical, part.len() as u64);
                 }
                 Target::Device(a) => self.device_write(a, part)?,
             }
-            at += len;
         }
         Ok(())
+    }
+
+    /// Where the one or two pages of an access of at most a page go.
+    fn targets(&mut self, linear: u64, len: u64, write: bool, select: u8) -> Guest<Targets> {
+        let first = len.min(PAGE_SIZE - (linear & 0xfff));
+        let mut targets = Targets {
+            first: self.target_for(linear, first, write, select)?,
+            second: None,
+            split: first,
+            len,
+        };
+        if first < len {
+            // The processor's own tables may lie above 4 GiB in compatibility mode too; a program's accesses there wrap.
+            let mask = if self.mode.is64() || linear > 0xffff_ffff { u64::MAX } else { 0xffff_ffff };
+            let rest = (len - first).min(PAGE_SIZE);
+            targets.second = Some(self.target_for(linear.wrapping_add(first) & mask, rest, write, select)?);
+        }
+        Ok(targets)
     }
 
     #[cold]
@@ -253,37 +284,6 @@ impl Cpu {
             return self.exception(x86::Exception::with_code(x86::Vector::AC, 0));
         }
         Ok(())
-    }
-
-    fn for_pages(
-        &mut self,
-        linear: u64,
-        len: u64,
-        write: bool,
-        f: impl FnMut(&mut Self, Target, u64) -> Guest<()>,
-    ) -> Guest<()> {
-        self.for_pages_as(linear, len, write, self.tlb_select, f)
-    }
-
-    /// Translates the one or two pages of an access and calls `f` for each. `len` is at most a page.
-    fn for_pages_as(
-        &mut self,
-        linear: u64,
-        len: u64,
-        write: bool,
-        select: u8,
-        mut f: impl FnMut(&mut Self, Target, u64) -> Guest<()>,
-    ) -> Guest<()> {
-        let first = len.min(PAGE_SIZE - (linear & 0xfff));
-        let target = self.target_for(linear, first, write, select)?;
-        if first == len {
-            return f(self, target, len);
-        }
-        // The processor's own tables may lie above 4 GiB in compatibility mode too; a program's accesses there wrap.
-        let mask = if self.mode.is64() || linear > 0xffff_ffff { u64::MAX } else { 0xffff_ffff };
-        let second = self.target_for(linear.wrapping_add(first) & mask, (len - first).min(PAGE_SIZE), write, select)?;
-        f(self, target, first)?;
-        f(self, second, len - first)
     }
 
     fn target(&mut self, linear: u64, len: u64, write: bool) -> Guest<Target> {

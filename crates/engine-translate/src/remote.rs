@@ -24,8 +24,6 @@ pub struct Remote {
     pub pending: AtomicU32,
     /// Vector of the last start-up IPI.
     pub sipi_vector: AtomicU32,
-    /// Level of the 8259s' INTR (boot processor only).
-    pub extint: AtomicBool,
     pub apic: Mutex<crate::system::Apic>,
     /// The thread is between `enter` and `leave`: it may hold host pointers taken from its TLB.
     in_guest: AtomicBool,
@@ -40,7 +38,6 @@ impl Remote {
         Self {
             pending: AtomicU32::new(0),
             sipi_vector: AtomicU32::new(0),
-            extint: AtomicBool::new(false),
             apic: Mutex::new(apic),
             in_guest: AtomicBool::new(false),
             flush_requested: AtomicU64::new(0),

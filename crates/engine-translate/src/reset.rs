@@ -17,6 +17,7 @@ impl Cpu {
             status: 0,
             cpl: 0,
             mode: Mode::default(),
+            tlb_entries: crate::tlb::Tlb::nothing(),
             tlb_select: crate::tlb::SUPERVISOR_ANY,
             alignment_check: false,
             interrupt_shadow: false,

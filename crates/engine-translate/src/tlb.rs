@@ -69,6 +69,16 @@ impl Default for Tlb {
 }
 
 impl Tlb {
+    /// The first entry of a set, for [`crate::cpu::Cpu::tlb_entries`]: good as long as `self` lives.
+    pub fn set(&self, select: u8) -> *const Entry {
+        self.sets[(select as usize).min(2)].as_ptr()
+    }
+    /// Entries that never match: every access takes the slow path.
+    pub fn nothing() -> *const Entry {
+        static NOTHING: [Entry; ENTRIES] =
+            [Entry { read: 0, write: 0, addend: 0, physical_page: 0 }; ENTRIES];
+        NOTHING.as_ptr()
+    }
     /// The entry a linear address would be in.
     #[inline]
     pub fn entry(&self, select: u8, linear: u64) -> &Entry {
@@ -83,10 +93,6 @@ impl Tlb {
     #[inline]
     pub fn entry_mut(&mut self, select: u8, linear: u64) -> &mut Entry {
         &mut self.sets[(select as usize).min(2)][(linear >> 12) as usize & (ENTRIES - 1)]
-    }
-    /// The first of a set's [`ENTRIES`] entries; good as long as this `Tlb`.
-    pub fn set(&self, select: u8) -> *const Entry {
-        self.sets[(select as usize).min(2)].as_ptr()
     }
     /// The tag that a valid entry for this address holds now.
     #[inline]

@@ -140,6 +140,12 @@ struct TranslateVcpu {
     cpu: Box<Cpu>,
 }
 
+impl Drop for TranslateVcpu {
+    fn drop(&mut self) {
+        log::debug!("vCPU {} executed {} instructions", self.cpu.id, self.cpu.retired);
+    }
+}
+
 /// Takes the board out of the vCPU however `run` ends.
 struct Inside<'a>(&'a mut Cpu);
 

@@ -412,6 +412,13 @@ mod tests {
         }
     }
 
+    struct EndAtLast<'a>(&'a Control);
+    impl Drop for EndAtLast<'_> {
+        fn drop(&mut self) {
+            self.0.end(Ending::Stopped);
+        }
+    }
+
     fn state() -> VcpuState {
         VcpuState::X86(Box::new(x86::State::reset()))
     }
@@ -429,6 +436,8 @@ mod tests {
         let control = Control::default();
         let (long, short) = (Duration::from_secs(20), Duration::from_millis(20));
         std::thread::scope(|scope| {
+            // Where an assertion fails, everything that the scope waits for ends.
+            let (_end, finish_reset) = (EndAtLast(&control), finish_reset);
             let ran = scope.spawn(|| run("test", &control, &board, vcpus, vec![state()], OnReset::Reboot));
             // What is asked while the first register file goes in is not heard.
             while reset_began.recv_timeout(short).is_err() {

@@ -3,8 +3,14 @@
 use crate::options::{Start, Stop};
 use crate::{console, daemon, request};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 use vmd::client::Error;
 use vmd::protocol::{Reply, Request, VmRef};
+
+/// How long a VM may take to stop before the person who waits is told why it may.
+const NOTICE: Duration = Duration::from_secs(5);
 
 /// `vmctl start`.
 pub fn start(start: &Start, json: bool) -> anyhow::Result<ExitCode> {
@@ -37,9 +43,18 @@ pub fn stop(stop: &Stop) -> anyhow::Result<ExitCode> {
     }
     if stop.wait && !stop.force {
         for VmRef { id, name } in vms {
+            let notice = Notice::after(
+                NOTICE,
+                format!(
+                    "vmctl: still waiting for vm {id} ({name}) to power off: its guest may not listen to the power button; it is \
+                 ended {} seconds after it was asked, or at once by vmctl stop -f {name}",
+                    vmd::registry::STOP_PATIENCE.as_secs()
+                ),
+            );
             let Reply::Ended { ending, .. } = client.request(&Request::Wait { vm: id.to_string() })? else {
                 return Err(Error::Unexpected.into());
             };
+            drop(notice);
             match ending {
                 vmd::Ending::PoweredOff => eprintln!("vmctl: terminated vm {id} ({name})"),
                 ending => eprintln!("vmctl: terminated vm {id} ({name}): {ending}"),
@@ -47,6 +62,31 @@ pub fn stop(stop: &Stop) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line on standard error that comes after a while, unless dropped before.
+struct Notice(Option<(mpsc::Sender<()>, JoinHandle<()>)>);
+
+impl Notice {
+    fn after(patience: Duration, line: String) -> Self {
+        let (sender, dropped) = mpsc::channel();
+        let wait = move || {
+            if dropped.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{line}");
+            }
+        };
+        // Without it the wait is only less talkative.
+        Notice(std::thread::Builder::new().spawn(wait).ok().map(|thread| (sender, thread)))
+    }
+}
+
+impl Drop for Notice {
+    fn drop(&mut self) {
+        if let Some((sender, thread)) = self.0.take() {
+            drop(sender);
+            let _ = thread.join();
+        }
+    }
 }
 
 /// `vmctl pause`.

@@ -2,9 +2,13 @@
 
 use anyhow::{Context, bail};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use vmd::client::{self, Client};
 use vmd::socket;
+
+/// How long a daemon that another vmctl starts may take from its lock to listening.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Connects to the daemon.
 pub fn connect() -> Result<Client, client::Error> {
@@ -25,11 +29,23 @@ pub fn connect_or_start() -> anyhow::Result<Client> {
     let vmd = find()?;
     tracing::info!("starting {}", vmd.display());
     // It returns when the daemon listens, or when it has said why it can't.
-    let status = Command::new(&vmd).status().with_context(|| format!("{} can't be run", vmd.display()))?;
-    match connect() {
-        Ok(client) => Ok(client),
-        Err(_) if !status.success() => bail!("no vmd runs, and {} could not be started", vmd.display()),
-        Err(e) => Err(e.into()),
+    let mut command = Command::new(&vmd);
+    let said = command.stdin(Stdio::null()).output();
+    let said = said.with_context(|| format!("{} can't be run", vmd.display()))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match connect() {
+            Ok(client) => return Ok(client),
+            // Another vmctl's vmd was quicker, but may not listen yet.
+            Err(e) if !said.status.success() && is_absent(&e) => {
+                if Instant::now() >= deadline {
+                    let why = String::from_utf8_lossy(&said.stderr);
+                    bail!("no vmd runs, and {} could not be started: {}", vmd.display(), why.trim());
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(e) => return Err(e.into()),
+        }
     }
 }
 

@@ -131,6 +131,8 @@ fn console_flood_with_nobody_there_keeps_its_end_and_the_guest_going() {
     let mut console = daemon.place.spawn("console a");
     console.expect("hello\r\n");
     console.send("fz");
+    // By then the guest's serial port has both.
+    console.expect("flood\r\n");
     signal(console.child.id() as i32, "KILL");
     let _ = console.finish();
     // 70,000 bytes in nobody's sight.

@@ -106,6 +106,21 @@ fn run_signal_ends_the_vm_and_is_passed_on() {
 }
 
 #[test]
+fn run_second_signal_kills_a_vm_that_does_not_end() {
+    let place = Place::new();
+    let mut session = place.spawn("run -b $K");
+    session.expect("hello\r\n");
+    let vm = child_of(session.child.id());
+    signal(vm, "STOP");
+    signal(session.child.id() as i32, "TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(session.child.try_wait().unwrap().is_none() && lives(vm));
+    signal(session.child.id() as i32, "INT");
+    assert_eq!(session.finish().0.signal(), Some(2));
+    assert!(!lives(vm));
+}
+
+#[test]
 fn run_vms_process_killed_is_status_102_with_a_sentence() {
     let place = Place::new();
     let mut session = place.spawn("run -b $K");

@@ -61,6 +61,20 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends one message with open files. Waits where the other side's buffer is full.
 pub fn send<T: Serialize>(channel: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    send_with(channel, message, fds, SendFlags::NOSIGNAL)
+}
+
+/// Sends one message, or fails where the other side's buffer is full because it has not read for long.
+pub fn try_send<T: Serialize>(channel: impl AsFd, message: &T) -> Result<(), Error> {
+    send_with(channel, message, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+}
+
+fn send_with<T: Serialize>(
+    channel: impl AsFd,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> Result<(), Error> {
     let body = serde_json::to_vec(message)?;
     if body.len() > MAX_MESSAGE {
         return Err(Error::TooLong(body.len()));
@@ -71,7 +85,7 @@ pub fn send<T: Serialize>(channel: impl AsFd, message: &T, fds: &[BorrowedFd<'_>
         return Err(Error::Cut);
     }
     loop {
-        match rustix::net::sendmsg(&channel, &[IoSlice::new(&body)], &mut control, SendFlags::NOSIGNAL) {
+        match rustix::net::sendmsg(&channel, &[IoSlice::new(&body)], &mut control, flags) {
             Err(Errno::INTR) => {}
             Err(e) => return Err(Error::Io(e.into())),
             Ok(_) => return Ok(()),
@@ -84,10 +98,13 @@ pub fn receive<T: DeserializeOwned>(channel: impl AsFd) -> Result<Option<(T, Vec
     let mut body = vec![0; MAX_MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut reset = false;
     let got = loop {
         let mut iov = [IoSliceMut::new(&mut body)];
         match rustix::net::recvmsg(&channel, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(Errno::INTR) => {}
+            // The other side ended with messages unread. Linux says so once, before what it had sent itself.
+            Err(Errno::CONNRESET) if !reset => reset = true,
             Err(Errno::CONNRESET) => return Ok(None),
             Err(e) => return Err(Error::Io(e.into())),
             Ok(got) => break got,
@@ -130,6 +147,16 @@ mod tests {
     }
 
     #[test]
+    fn last_word_of_a_side_that_ends_with_messages_unread_arrives() {
+        let (a, b) = pair().unwrap();
+        send(&a, &ToVm::Terminate, &[]).unwrap();
+        send(&b, &FromVm::Ended(Ending::Stopped), &[]).unwrap();
+        drop(b);
+        assert_eq!(receive::<FromVm>(&a).unwrap().unwrap().0, FromVm::Ended(Ending::Stopped));
+        assert!(receive::<FromVm>(&a).unwrap().is_none());
+    }
+
+    #[test]
     fn longest_launch_fits_one_message() {
         use crate::spec::{MAX_COMMAND_LINE, MAX_MODULES};
         let body = "x".repeat(MAX_MESSAGE - 2);
@@ -143,6 +170,15 @@ mod tests {
         assert_eq!(receive::<ToVm>(&b).unwrap().unwrap().1.len(), MAX_FDS);
         // The daemon refuses a launch longer than one message with a sentence; see `Error::TooLong`.
         const { assert!(MAX_COMMAND_LINE * 2 < MAX_MESSAGE && MAX_MODULES > 0) };
+    }
+
+    #[test]
+    fn try_send_to_one_that_does_not_read_fails_and_never_waits() {
+        let (a, b) = pair().unwrap();
+        let sent = (0..1_000_000).take_while(|_| try_send(&a, &ToVm::Pause).is_ok()).count();
+        assert!((1..1_000_000).contains(&sent));
+        assert_eq!(receive::<ToVm>(&b).unwrap().unwrap().0, ToVm::Pause);
+        try_send(&a, &ToVm::Pause).unwrap();
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{parent, users};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::Stdio;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 use vm_conf::Target;
@@ -60,6 +60,8 @@ pub enum Error {
     Stopping(String),
     #[error("the VM {0} does not answer; vmctl stop -f ends it")]
     Stuck(String),
+    #[error("the VM {0} was killed but is not gone yet: the host may be waiting for its disk")]
+    Immortal(String),
     #[error("the host refused a resource: {0}")]
     Host(#[from] std::io::Error),
 }
@@ -98,6 +100,8 @@ struct Entry {
     killed: bool,
     /// The process may be reaped from now on: its number is no longer surely its own.
     gone: bool,
+    /// How it ended, set when the entry leaves the table. The id may be the same name's next VM's by then.
+    ending: Arc<OnceLock<Ending>>,
 }
 
 impl Entry {
@@ -152,17 +156,19 @@ impl Registry {
         // Opening files may take its time, so it is not done under the lock.
         let launched = self.launch(spec, owner);
         self.lock().opening.remove(&name);
-        self.await_start(launched?)
+        let (vm, ending) = launched?;
+        self.await_start(vm, &ending)
     }
 
     /// Opens the files, starts the process and enters it into the table.
-    fn launch(self: &Arc<Self>, spec: VmSpec, owner: u32) -> Result<VmInfo, Error> {
+    fn launch(self: &Arc<Self>, spec: VmSpec, owner: u32) -> Result<(VmInfo, Arc<OnceLock<Ending>>), Error> {
         let pty = parent::open_pty()?;
         let files = parent::open(&spec, pty.master.try_clone()?, false)?;
         let (name, vcpus, memory) = (spec.name.clone(), spec.cpus, spec.memory_mib << 20);
         let launch = Launch { debugcon: files.debugcon.is_some(), spec, console: ConsoleKind::Pty };
         let process = VmProcess::start(launch, files, Stdio::piped())?;
         let sender = Arc::new(process.sender()?);
+        let ending = Arc::new(OnceLock::new());
         let (vm, info);
         {
             let mut table = self.lock();
@@ -181,6 +187,7 @@ impl Registry {
                 stopping: false,
                 killed: false,
                 gone: false,
+                ending: ending.clone(),
             };
             info = entry.info();
             table.vms.insert(vm.id, entry);
@@ -188,30 +195,28 @@ impl Registry {
         let (id, registry) = (vm.id, self.clone());
         let supervise = move || supervisor::supervise(&registry, vm, process, pty.master);
         if let Err(e) = thread::Builder::new().name(format!("vm {id}")).spawn(supervise) {
-            // The closure, and with it the process's socket, is dropped: the process ends.
+            // The closure, and with it the process, is dropped.
             self.lock().vms.remove(&id);
             return Err(e.into());
         }
-        Ok(info)
+        Ok((info, ending))
     }
 
-    fn await_start(&self, vm: VmInfo) -> Result<VmInfo, Error> {
+    fn await_start(&self, vm: VmInfo, ending: &OnceLock<Ending>) -> Result<VmInfo, Error> {
         let (id, name) = (vm.id, vm.name.clone());
-        let over = |table: &Table| table.vms.get(&id).is_none_or(|entry| entry.started);
-        let mut table = self.wait(START_PATIENCE, over);
-        match table.vms.get_mut(&id) {
-            Some(entry) if entry.started => Ok(entry.info()),
-            Some(entry) => {
+        let started = |table: &Table| table.vms.get(&id).is_some_and(|entry| entry.started);
+        let mut table = self.wait(START_PATIENCE, |table| ending.get().is_some() || started(table));
+        match (ending.get(), table.vms.get_mut(&id)) {
+            (Some(Ending::NotStarted(why) | Ending::Died(why)), _) => {
+                Err(Error::NotStarted { name, why: why.clone() })
+            }
+            (None, Some(entry)) if entry.started => Ok(entry.info()),
+            (None, Some(entry)) => {
                 entry.kill();
                 Err(Error::NotStarted { name, why: "it took too long".into() })
             }
-            None => match table.endings.get(&id) {
-                Some((_, Ending::NotStarted(why) | Ending::Died(why))) => {
-                    Err(Error::NotStarted { name, why: why.clone() })
-                }
-                // It was so quick that it has run and ended by now; how is for `wait`.
-                _ => Ok(VmInfo { pid: None, current_memory: None, state: State::Stopped, ..vm }),
-            },
+            // It was so quick that it has run and ended by now; how is for `wait`.
+            _ => Ok(VmInfo { pid: None, current_memory: None, state: State::Stopped, ..vm }),
         }
     }
 
@@ -231,12 +236,13 @@ impl Registry {
             None => table.vms.keys().copied().collect(),
             Some(text) => vec![table.find(text)?.vm.id],
         };
-        let mut stopping = Vec::new();
+        let (mut stopping, mut killed) = (Vec::new(), Vec::new());
         for id in &ids {
             let Some(entry) = table.vms.get_mut(id) else { continue };
             stopping.push(entry.vm.clone());
             if force {
                 entry.kill();
+                killed.push((entry.vm.name.clone(), entry.ending.clone()));
             } else if !entry.stopping {
                 entry.stopping = true;
                 if std::mem::take(&mut entry.paused) {
@@ -250,13 +256,12 @@ impl Registry {
         }
         drop(table);
         self.changed.notify_all();
-        if force {
-            let table = self.wait(PAUSE_PATIENCE, |table| ids.iter().all(|id| !table.vms.contains_key(id)));
-            if let Some(stuck) = ids.iter().find_map(|id| table.vms.get(id)) {
-                return Err(Error::Stuck(stuck.vm.name.clone()));
-            }
+        let is_left = |(_, ending): &&(String, Arc<OnceLock<Ending>>)| ending.get().is_none();
+        drop(self.wait(PAUSE_PATIENCE, |_| !killed.iter().any(|k| is_left(&k))));
+        match killed.iter().find(is_left) {
+            Some((name, _)) => Err(Error::Immortal(name.clone())),
+            None => Ok(stopping),
         }
-        Ok(stopping)
     }
 
     /// Makes sure that a VM ends: after `patience` it is told to flush its disks and end, and is killed if it doesn't.
@@ -312,19 +317,18 @@ impl Registry {
 
     /// Waits for a VM's end; one that has ended since the daemon began is told at once. `None` when `wanted` turns false.
     pub fn wait_for(&self, vm: &str, wanted: impl Fn() -> bool) -> Result<Option<(VmRef, Ending)>, Error> {
-        let id = {
+        let (vm, ending) = {
             let table = self.lock();
             match table.find(vm) {
-                Ok(entry) => entry.vm.id,
+                Ok(entry) => (entry.vm.clone(), entry.ending.clone()),
                 Err(e) => return table.ended(vm).map(|ended| Some(ended.clone())).ok_or(e),
             }
         };
         loop {
-            let table = self.wait(Duration::from_secs(1), |table| !table.vms.contains_key(&id));
-            if !table.vms.contains_key(&id) {
-                return Ok(table.endings.get(&id).cloned());
+            drop(self.wait(Duration::from_secs(1), |_| ending.get().is_some()));
+            if let Some(ending) = ending.get() {
+                return Ok(Some((vm, ending.clone())));
             }
-            drop(table);
             if !wanted() {
                 return Ok(None);
             }
@@ -381,6 +385,7 @@ impl Registry {
         if let Some(entry) = table.vms.remove(&id) {
             let ending = if entry.killed { Ending::Killed } else { ending };
             tracing::info!(vm = entry.vm.name, "{ending}");
+            let _ = entry.ending.set(ending.clone());
             table.endings.insert(id, (entry.vm, ending));
             while table.endings.len() > MAX_REMEMBERED {
                 table.endings.pop_first();

@@ -22,8 +22,8 @@ pub enum Error {
     Died(String),
 }
 
-/// A VM's process. Dropping it closes the socket, on which the process ends cleanly; it is to be reaped with
-/// [`VmProcess::reap`].
+/// A VM's process. Dropping it makes the process end cleanly, and kills it if that takes too long; whoever wants to know
+/// how it ended calls [`VmProcess::reap`].
 #[derive(Debug)]
 pub struct VmProcess {
     child: Child,
@@ -92,6 +92,10 @@ impl VmProcess {
 
     /// Waits for the process, which has closed its socket, to be gone; kills it if it isn't soon.
     pub fn reap(mut self) -> io::Result<ExitStatus> {
+        self.await_exit()
+    }
+
+    fn await_exit(&mut self) -> io::Result<ExitStatus> {
         let deadline = Instant::now() + REAP_PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
@@ -104,6 +108,16 @@ impl VmProcess {
     }
 }
 
+impl Drop for VmProcess {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // A sender may have the socket open too.
+            let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
+            let _ = self.await_exit();
+        }
+    }
+}
+
 /// Sends to a VM's process.
 #[derive(Debug)]
 pub struct Sender {
@@ -111,8 +125,9 @@ pub struct Sender {
 }
 
 impl Sender {
+    /// Never waits: a process that reads nothing for long is given no more.
     pub fn send(&self, message: &ToVm) -> Result<(), Error> {
-        Ok(channel::send(&self.channel, message, &[])?)
+        Ok(channel::try_send(&self.channel, message)?)
     }
 }
 

@@ -86,12 +86,8 @@ bitflags! {
 
 impl Rflags {
     /// CF, PF, AF, ZF, SF and OF: what arithmetic writes.
-    pub const STATUS: Rflags = Rflags::CF
-        .union(Rflags::PF)
-        .union(Rflags::AF)
-        .union(Rflags::ZF)
-        .union(Rflags::SF)
-        .union(Rflags::OF);
+    pub const STATUS: Rflags =
+        Rflags::CF.union(Rflags::PF).union(Rflags::AF).union(Rflags::ZF).union(Rflags::SF).union(Rflags::OF);
 
     /// The I/O privilege level, 0 to 3.
     pub const fn iopl(self) -> u8 {

@@ -66,7 +66,13 @@ impl Segment {
     /// The segment as real mode loads it: base selector*16, 64 KiB, read/write or code, accessed.
     pub const fn real_mode(selector: u16, code: bool) -> Self {
         let kind = if code { 0xb } else { 0x3 };
-        Self { selector, base: (selector as u64) << 4, limit: 0xffff, attributes: 0x90 | kind, unusable: false }
+        Self {
+            selector,
+            base: (selector as u64) << 4,
+            limit: 0xffff,
+            attributes: 0x90 | kind,
+            unusable: false,
+        }
     }
 }
 

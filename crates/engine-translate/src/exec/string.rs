@@ -325,14 +325,15 @@ impl Comparison for Scas {
 
 #[inline(always)]
 fn compare_one<C: Comparison, W: Word>(cpu: &mut Cpu, op: &Op, walk: &Walk) -> Guest<()> {
+    // Where both fault, the destination does first.
+    let di = walk.di::<W>(cpu, false)?;
+    let b = cpu.read::<W>(di)?;
     let a = if C::SI {
         let si = walk.si::<W>(cpu, op)?;
         cpu.read::<W>(si)?
     } else {
         W::get(cpu, RAX as u8)
     };
-    let di = walk.di::<W>(cpu, false)?;
-    let b = cpu.read::<W>(di)?;
     cpu.status = a.cmp(b);
     if C::SI {
         walk.advance(cpu, RSI, 1);
@@ -366,6 +367,10 @@ fn repeat_compare<C: Comparison, W: Word, const EQUAL: bool>(cpu: &mut Cpu, op: 
         if count == 1 || zf != EQUAL {
             return leave(cpu, op, true);
         }
+    }
+    if limit > 1 {
+        // So that a fault in a later part finds them, too.
+        cpu.status = before;
     }
     leave(cpu, op, false)
 }

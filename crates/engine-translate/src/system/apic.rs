@@ -51,7 +51,6 @@ impl Remote {
     /// The level of the 8259s' INTR, at LINT0.
     pub(crate) fn set_extint(&self, level: bool) {
         let event = self.lock_apic().set_pin(Source::Lint0, level);
-        self.extint.store(level, std::sync::atomic::Ordering::SeqCst);
         self.local_event(event);
         if level {
             self.post(pending::INTERRUPT);

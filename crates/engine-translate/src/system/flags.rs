@@ -62,6 +62,6 @@ pub(super) fn set_ac(cpu: &mut Cpu, op: &Op) -> Guest<()> {
         return cpu.exception(Exception::ud());
     }
     cpu.system_flags.set(Rflags::AC, op.imm != 0);
-    cpu.tlb_select = if op.imm != 0 { crate::tlb::SUPERVISOR_ANY } else { crate::tlb::SUPERVISOR };
+    cpu.select_tlb(if op.imm != 0 { crate::tlb::SUPERVISOR_ANY } else { crate::tlb::SUPERVISOR });
     Ok(())
 }

@@ -144,7 +144,7 @@ impl Compiler<'_> {
         self.a.bytes(&[ENTRY_SHIFT]);
         self.a.rr(false, &[0x81], 4, R14);
         self.a.bytes(&ENTRY_MASK.to_le_bytes());
-        self.a.rm(true, &[0x03], R14, field!(tlb_set));
+        self.a.rm(true, &[0x03], R14, Mem::cpu(offset_of!(Cpu, tlb_entries)));
         // The page of the last byte: an access across pages finds no match. and rax, -4096
         self.a.bytes(&[0x48, 0x25, 0, 0xf0, 0xff, 0xff]);
         let tag = if write { offset_of!(Entry, write) } else { offset_of!(Entry, read) };

@@ -4,14 +4,10 @@ use super::runtime::{CONTINUE, FAULT, FUEL, JUMPS, Jump, LINK, Runtime};
 use crate::block::Block;
 use crate::cpu::{Cpu, RIP};
 use crate::op::{Flow, Op};
-use crate::tlb::{ENTRIES, Entry};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Instructions between two returns to the executor: some microseconds, for its look at the clock and at events.
 const FUEL_GIVEN: i32 = 4096;
-
-/// A TLB set in which nothing is ever found: a linear address and an epoch never make 0.
-static NOTHING: [Entry; ENTRIES] = [Entry { read: 0, write: 0, addend: 0, physical_page: 0 }; ENTRIES];
 
 /// How a run of translated code ended.
 pub(crate) enum Ran {
@@ -55,7 +51,6 @@ impl Cpu {
     #[inline]
     fn refresh_translated(&mut self) {
         self.t1.epoch = self.tlb.tag(0);
-        self.t1.tlb_set = if self.alignment_check { NOTHING.as_ptr() } else { self.tlb.set(self.tlb_select) };
         self.t1.guard = self.jump_guard();
         (self.t1.sse, self.t1.avx) = (self.sse_allowed(), self.avx_allowed());
     }

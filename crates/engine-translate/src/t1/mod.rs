@@ -31,7 +31,6 @@ mod vector;
 #[cfg(test)]
 mod tests;
 
-use crate::tlb::Entry;
 pub(crate) use dispatch::Ran;
 use runtime::Runtime;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -51,9 +50,7 @@ pub struct T1 {
     given: i32,
     /// Linear address of the page being executed.
     page_rip: u64,
-    /// The soft TLB's set for data accesses, or one that never matches.
-    tlb_set: *const Entry,
-    /// What its tags have in their low twelve bits.
+    /// What the soft TLB's tags have in their low twelve bits.
     epoch: u64,
     /// [`Cpu::jump_guard`].
     guard: u64,
@@ -81,7 +78,6 @@ impl Default for T1 {
             fuel: 0,
             given: 0,
             page_rip: 0,
-            tlb_set: std::ptr::null(),
             epoch: 0,
             guard: u64::MAX,
             jumps: std::ptr::null(),

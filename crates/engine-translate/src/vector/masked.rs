@@ -142,10 +142,8 @@ fn maskmovq(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     cpu.guard_mmx()?;
     let (data, mask) = (cpu.mm(op.a), cpu.mm(op.b));
     // Unlike the others it wants all eight bytes writable, selected or not.
-    if mask.iter().any(|m| m & 0x80 != 0) {
-        let linear = cpu.vector_linear(op, 8, true)?;
-        cpu.host_pointer(linear, 8, true)?;
-    }
+    let linear = cpu.vector_linear(op, 8, true)?;
+    cpu.host_pointer(linear, 8, true)?;
     cpu.store_bytes_masked(op, &data, &mask)?;
     cpu.enter_mmx();
     Ok(())
@@ -207,9 +205,11 @@ fn gather<const N: usize, const INDEX: usize>(cpu: &mut Cpu, op: &Op) -> Guest<(
     let (mut out, mut mask) = (cpu.ymm(op.a), cpu.ymm(op.b));
     let base = cpu.regs[op.base as usize % 18].wrapping_add(op.disp);
     // The mask's elements become all ones or all zeros first: seen where one faults.
-    for element in mask[..count * N].chunks_exact_mut(N) {
+    for element in mask[..len].chunks_exact_mut(N) {
         element.fill(((element[N - 1] as i8) >> 7) as u8);
     }
+    mask[len..].fill(0);
+    let mut loaded = false;
     for n in 0..count {
         let at = n * N;
         if mask[at + N - 1] & 0x80 == 0 {
@@ -233,9 +233,13 @@ fn gather<const N: usize, const INDEX: usize>(cpu: &mut Cpu, op: &Op) -> Guest<(
             Ok(e) => {
                 out[at..at + N].copy_from_slice(&e);
                 mask[at..at + N].fill(0);
+                loaded = true;
             }
             Err(raised) => {
-                cpu.set_ymm(op.a, &out);
+                if loaded {
+                    out[len..].fill(0);
+                    cpu.set_ymm(op.a, &out);
+                }
                 cpu.set_ymm(op.b, &mask);
                 return Err(raised);
             }

@@ -19,7 +19,6 @@ pub const MXCSR_MASK: usize = 28;
 pub const ST0: usize = 32;
 pub const XMM0: usize = 160;
 pub const XSTATE_BV: usize = 512;
-pub const XCOMP_BV: usize = 520;
 pub const YMM_HIGH: usize = 576;
 
 /// State components (SDM 1 13.1): bits of XCR0 and XSTATE_BV.

@@ -144,10 +144,6 @@ extern "C" fn handler(signal: c_int, _info: *mut libc::siginfo_t, context: *mut 
     unsafe {
         if session.is_null() {
             // Not ours: let it kill the process.
-            let context = &*context.cast::<libc::ucontext_t>();
-            eprintln!("signal {signal} at {:#x}", context.uc_mcontext.gregs[libc::REG_RIP as usize]);
-            let rip = context.uc_mcontext.gregs[libc::REG_RIP as usize] as *const u8;
-            eprintln!("{:x?}", std::slice::from_raw_parts(rip.sub(32), 64));
             libc::signal(signal, libc::SIG_DFL);
             return;
         }
@@ -212,7 +208,6 @@ extern "C" fn handler(signal: c_int, _info: *mut libc::siginfo_t, context: *mut 
                 session.phase = Phase::Done;
             }
             Phase::Done => {
-                eprintln!("signal {signal} at {:#x} when done", gregs[libc::REG_RIP as usize]);
                 libc::signal(signal, libc::SIG_DFL);
             }
         }

@@ -25,7 +25,9 @@ pub fn vmd_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let directory = vmctl_program().parent().unwrap();
-        let profile = if directory.ends_with("release") { "release" } else { "dev" };
+        // A profile's programs lie in a directory of its name, but for dev's.
+        let name = directory.file_name().unwrap().to_str().unwrap();
+        let profile = if name == "debug" { "dev" } else { name };
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--package", "vmd", "--bin", "vmd", "--profile", profile]);
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -91,10 +93,14 @@ impl Place {
 
     /// Starts it with pipes.
     pub fn spawn(&self, words: &str) -> Session {
-        let mut command = self.command(words);
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        Session { child: child.unwrap(), seen: Vec::new() }
+        session(self.command(words))
     }
+}
+
+/// Starts a command with pipes.
+pub fn session(mut command: Command) -> Session {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    Session { child: child.unwrap(), seen: Vec::new() }
 }
 
 /// A daemon in the foreground, ended when dropped.
@@ -151,6 +157,14 @@ impl Drop for Daemon {
 pub struct Session {
     pub child: Child,
     seen: Vec<u8>,
+}
+
+impl Drop for Session {
+    /// A test that fails leaves nothing running.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Session {

@@ -7,6 +7,8 @@ mod console;
 mod machine;
 mod ring;
 mod sandbox;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+mod syscalls;
 
 use crate::channel::{self, FromVm, ToVm};
 use crate::ending::Ending;
@@ -45,12 +47,19 @@ pub fn enter_if_asked() {
 fn run() -> anyhow::Result<()> {
     let channel = Arc::new(sandbox::take_over_stdin()?);
     sandbox::detach()?;
+    survive_file_size_limit()?;
     let Some((first, fds)) = channel::receive::<ToVm>(&*channel)? else { return Ok(()) };
     let ToVm::Launch(launch) = first else { anyhow::bail!("the first message was no launch") };
     let files = Files::from_received(&launch, fds)
         .ok_or_else(|| anyhow::anyhow!("the launch came with the wrong number of files"))?;
     sandbox::name(&launch.spec.name);
+    // The process's control group can't be read once it is confined.
+    let fits = ::machine::host_memory::check(launch.spec.memory_mib << 20);
     sandbox::confine();
+    if let Err(e) = fits {
+        channel::send(&*channel, &FromVm::NotStarted(crate::sentence(&e.into())), &[])?;
+        return Ok(());
+    }
 
     let console = Console::new(launch.console);
     let Files { console: console_fd, kernel, debugcon, modules, disks } = files;
@@ -80,6 +89,14 @@ fn run() -> anyhow::Result<()> {
     console.finish();
     let _ = pump.join();
     let _ = channel::send(&*channel, &FromVm::Ended(ending), &[]);
+    Ok(())
+}
+
+/// Makes a write beyond RLIMIT_FSIZE an error, as on a full disk, that the guest sees; by default it is a signal that
+/// ends the process (setrlimit(2)).
+fn survive_file_size_limit() -> std::io::Result<()> {
+    // A signal that is handled, in whatever way, leaves the write with EFBIG.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
     Ok(())
 }
 

@@ -36,10 +36,20 @@ pub fn name(vm: &str) {
     }
 }
 
-/// Gives up, with Landlock, every file by path, every TCP port, and signals and abstract sockets outside this process.
-/// Holds for this thread and those it starts later. A kernel without Landlock, or with less of it, is accepted:
-/// the daemon then relies on the process opening nothing.
+/// Gives up what a VM's process can do without. Holds for this thread and those it starts later. A kernel without
+/// Landlock or seccomp, or with less of them, is accepted: the daemon then relies on the process opening nothing.
 pub fn confine() {
+    give_up_paths();
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+    if let Err(e) = super::syscalls::restrict() {
+        eprintln!("a filter of system calls can't be had, the VM's process runs without it: {e}");
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+    eprintln!("there is no filter of system calls for this processor, the VM's process runs without it");
+}
+
+/// Gives up, with Landlock, every file by path, every TCP port, and signals and abstract sockets outside this process.
+pub fn give_up_paths() {
     let confined = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V6))

@@ -212,7 +212,7 @@ fn paravirtual_clock_tells_the_time_of_the_tsc() {
     let shift = s[28] as i8;
     let scaled = |ticks: u64| {
         let t = if shift < 0 { ticks >> -shift } else { ticks << shift };
-        (t as u128 * u32_at(24) as u128 >> 32) as u64
+        ((t as u128 * u32_at(24) as u128) >> 32) as u64
     };
     assert!(scaled(1_000_000_000).abs_diff(1_000_000_000) < 2);
     assert_eq!(s[29], 1, "stable");

@@ -79,7 +79,7 @@ fn inner_stack_that_is_not_right_is_an_invalid_tss() {
     ] {
         let mut cpu = protected(&[0xcd, 0x30]);
         gate(&cpu, 0x30, CODE0, 0xe, 3);
-        poke(&cpu, TSS + 8, &(ss as u16).to_le_bytes());
+        poke(&cpu, TSS + 8, &ss.to_le_bytes());
         cpu.tr.limit = limit;
         to_ring3(&mut cpu);
         assert_eq!(fault(&mut cpu), expected, "SS {ss:#x}");
