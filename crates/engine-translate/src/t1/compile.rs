@@ -25,8 +25,9 @@ pub struct Made {
 
 /// Code behind the block's own, for what is seldom.
 pub enum Tail {
-    /// Op `op`'s T0 handler; then to `resume`, with the flags loaded if so said, or to wherever RIP points.
-    Handler { from: Label, resume: Option<Label>, op: usize, flags: bool },
+    /// Op `op`'s T0 handler; then to `resume`, with the flags loaded if so said, or out of the block, behind the op.
+    /// `mxcsr`: whether the guest's is loaded there, and whether it is to be at `resume`.
+    Handler { from: Label, resume: Option<Label>, op: usize, flags: bool, mxcsr: (bool, bool) },
     /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page.
     Link { from: Label, site: usize, delta: i32 },
     /// On at `delta` from the page.
@@ -50,6 +51,9 @@ pub struct Compiler<'a> {
     /// Whether this block has looked if SSE's and AVX's instructions are allowed.
     pub sse_checked: bool,
     pub avx_checked: bool,
+    pub mxcsr_checked: bool,
+    /// Whether the processor has the guest's MXCSR here.
+    pub mxcsr_loaded: bool,
     pub factory: InstructionInfoFactory,
     encoder: Encoder,
 }
@@ -108,6 +112,8 @@ pub fn compile(block: &Block, rip: u64, memory: &GuestMemory, origin: u64, share
         linked,
         sse_checked: false,
         avx_checked: false,
+        mxcsr_checked: false,
+        mxcsr_loaded: false,
         factory: InstructionInfoFactory::new(),
         encoder: Encoder::new(64),
     };
@@ -115,10 +121,12 @@ pub fn compile(block: &Block, rip: u64, memory: &GuestMemory, origin: u64, share
         if block.ops[k].flow == Flow::Next {
             c.attempt(|c| c.instruction(k, i)).or_else(|| c.call_handler(k))?;
         } else {
+            c.unload_mxcsr();
             c.attempt(|c| c.end(k, i)).or_else(|| c.call_last(k))?;
         }
     }
     if block.ops.last()?.flow == Flow::Next {
+        c.unload_mxcsr();
         c.save_flags();
         c.edge((offset + block.len) as i32);
     }
@@ -139,13 +147,13 @@ impl Compiler<'_> {
     /// Does `f`, or nothing at all where it gives up.
     fn attempt(&mut self, f: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
         let (mark, flags, tails) = (self.a.mark(), self.flags, self.tails.len());
-        let checked = (self.sse_checked, self.avx_checked);
+        let checked = (self.sse_checked, self.avx_checked, self.mxcsr_checked, self.mxcsr_loaded);
         let done = f(self);
         if done.is_none() {
             self.a.reset(mark);
             self.flags = flags;
             self.tails.truncate(tails);
-            (self.sse_checked, self.avx_checked) = checked;
+            (self.sse_checked, self.avx_checked, self.mxcsr_checked, self.mxcsr_loaded) = checked;
         }
         done
     }
@@ -170,6 +178,9 @@ impl Compiler<'_> {
 
     /// An op in the middle that T0 does.
     fn call_handler(&mut self, k: usize) -> Option<()> {
+        self.unload_mxcsr();
+        // It may be LDMXCSR.
+        self.mxcsr_checked = false;
         self.save_flags();
         self.handler(k);
         self.flags = Flags::Saved;
@@ -180,14 +191,22 @@ impl Compiler<'_> {
     fn call_last(&mut self, k: usize) -> Option<()> {
         self.save_flags();
         self.handler(k);
+        self.after_handler(k);
+        Some(())
+    }
+
+    /// On to wherever op `k`'s handler left RIP, through the jump cache.
+    fn after_handler(&mut self, k: usize) {
         let op = &self.ops[k];
         if op.flow == Flow::EndSet {
             self.a.load(RAX, slot(RIP as u8));
         } else {
+            // What is left of the block isn't executed.
+            self.a.rm(false, &[0x83], 0, field!(fuel));
+            self.a.bytes(&[(self.ops.len() - k - 1) as u8]);
             self.at_page((self.offset + op.offset as u32 + op.len as u32) as i32);
         }
         self.far_jump(self.shared.lookup);
-        Some(())
     }
 
     /// RAX becomes the linear address `delta` from the page.
@@ -203,7 +222,7 @@ impl Compiler<'_> {
     /// Where op `k`'s handler is called instead, flags being saved.
     pub fn slow(&mut self, k: usize) -> Label {
         let from = self.a.label();
-        self.tails.push(Tail::Handler { from, resume: None, op: k, flags: false });
+        self.tails.push(Tail::Handler { from, resume: None, op: k, flags: false, mxcsr: (self.mxcsr_loaded, false) });
         from
     }
 
@@ -212,10 +231,10 @@ impl Compiler<'_> {
         let here = self.a.bound();
         let good = self.flags != Flags::Saved;
         for t in &mut self.tails {
-            if let Tail::Handler { from, resume, flags, .. } = t
+            if let Tail::Handler { from, resume, flags, mxcsr, .. } = t
                 && *from == slow
             {
-                (*resume, *flags) = (Some(here), good);
+                (*resume, *flags, mxcsr.1) = (Some(here), good, self.mxcsr_loaded);
             }
         }
     }
@@ -223,18 +242,20 @@ impl Compiler<'_> {
     fn finish_tails(&mut self) {
         for t in std::mem::take(&mut self.tails) {
             match t {
-                Tail::Handler { from, resume, op, flags } => {
+                Tail::Handler { from, resume, op, flags, mxcsr } => {
                     self.a.bind(from);
+                    self.mxcsr_loaded = mxcsr.0;
+                    self.unload_mxcsr();
                     self.handler(op);
+                    if mxcsr.1 {
+                        self.load_mxcsr();
+                    }
                     if flags {
                         self.restore_flags();
                     }
                     match resume {
                         Some(l) => self.a.jump(l),
-                        None => {
-                            self.a.load(RAX, slot(RIP as u8));
-                            self.far_jump(self.shared.lookup);
-                        }
+                        None => self.after_handler(op),
                     }
                 }
                 Tail::Link { from, site, delta } => {

@@ -9,6 +9,9 @@ use std::sync::atomic::Ordering::Relaxed;
 /// Instructions between two returns to the executor: some microseconds, for its look at the clock and at events.
 const FUEL_GIVEN: i32 = 4096;
 
+/// MXCSR's exception masks (SDM 1 10.2.3).
+const MASKS: u32 = 0x1f80;
+
 /// How a run of translated code ended.
 pub(crate) enum Ran {
     /// RIP is that of the next instruction.
@@ -53,6 +56,7 @@ impl Cpu {
         self.t1.epoch = self.tlb.tag(0);
         self.t1.guard = self.jump_guard();
         (self.t1.sse, self.t1.avx) = (self.sse_allowed(), self.avx_allowed());
+        self.t1.masked = self.vector.mxcsr() & MASKS == MASKS;
     }
 
     /// Runs the block's translated code and what it leads to. `None` if it has none.

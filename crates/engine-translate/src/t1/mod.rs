@@ -3,7 +3,7 @@
 //! - [`asm`], [`runtime`]: the assembler, the code memory, and the code that blocks share (entering, leaving, calling T0)
 //! - [`compile`]: a block, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
 //!   replaced; [`access`]: the inline look at the soft TLB; [`control`]: ends of blocks; [`special`]: implicit operands
-//! - [`vector`]: SSE and AVX without MXCSR
+//! - [`vector`]: SSE and AVX
 //! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are
 //! - [`dispatch`]: what the executor does with it
 //!
@@ -65,6 +65,8 @@ pub struct T1 {
     /// Whether SSE's and AVX's instructions may be executed, as a byte of 0 or 1.
     sse: bool,
     avx: bool,
+    /// Whether MXCSR masks all exceptions.
+    masked: bool,
     /// Segment of the instruction that faulted.
     fault_seg: u8,
     /// Executions after which a block is translated; `u32::MAX` for never.
@@ -87,6 +89,7 @@ impl Default for T1 {
             target_code: 0,
             sse: false,
             avx: false,
+            masked: false,
             fault_seg: 0,
             threshold: THRESHOLD,
             runtime: None,

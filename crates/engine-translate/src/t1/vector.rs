@@ -1,7 +1,8 @@
-//! SSE and AVX instructions that neither read nor write MXCSR: moves, integers, logic, shuffles.
+//! SSE and AVX instructions.
 //!
 //! Each loads the registers it uses from the vCPU and stores those it wrote, so the guest's state is always in its place.
-//! Upper halves of the host's registers are clear around every one.
+//! Upper halves of the host's registers are clear around every one. Floating-point instructions run with the guest's
+//! own MXCSR, loaded for a run of them, if it masks every exception; else T0 does them.
 
 use super::asm::{EQUAL, Mem, R14, R15, RAX};
 use super::compile::Compiler;
@@ -11,12 +12,15 @@ use super::runtime::field;
 use crate::cpu::Cpu;
 use crate::vector::VectorState;
 use crate::vector::native::alignment;
-use crate::vector::state::{XMM0, YMM_HIGH};
+use crate::vector::state::{MXCSR, XMM0, YMM_HIGH};
 use crate::vector::stub::uses_mxcsr;
 use iced_x86::{EncodingKind, Instruction, Mnemonic, OpAccess, OpKind, RflagsBits};
 use std::mem::offset_of;
 
 const AREA: usize = offset_of!(Cpu, vector) + offset_of!(VectorState, area);
+
+const GUEST_MXCSR: Mem = Mem::cpu(AREA + MXCSR);
+const HOST_MXCSR: Mem = Mem::cpu(offset_of!(Cpu, vector) + offset_of!(VectorState, mxcsr_host));
 
 /// A guest vector register's low and high half in the vCPU.
 const fn low(n: u8) -> Mem {
@@ -41,7 +45,7 @@ pub fn is_vector(i: &Instruction) -> bool {
 
 /// Whether it is taken.
 fn taken(i: &Instruction) -> bool {
-    if !matches!(i.encoding(), EncodingKind::Legacy | EncodingKind::VEX) || uses_mxcsr(i.code()) {
+    if !matches!(i.encoding(), EncodingKind::Legacy | EncodingKind::VEX) {
         return false;
     }
     // Implied operands, and elements that are selected.
@@ -95,6 +99,10 @@ impl Compiler<'_> {
         let pool: &[u8] = if memory.is_some() { &[RAX] } else { &[R14, RAX] };
         let loans = lend(i, &access, pool, &mut out)?;
         self.vector_guard(k, vex);
+        if uses_mxcsr(i.code()) {
+            self.guard_mxcsr(k);
+            self.load_mxcsr();
+        }
         let mut slow = None;
         if let Some(n) = memory {
             let ea = self.ea(i, op)?;
@@ -140,16 +148,41 @@ impl Compiler<'_> {
     /// #UD and #NM are T0's. What decides about them changes at ends of blocks only.
     fn vector_guard(&mut self, k: usize, vex: bool) {
         let known = if vex { &mut self.avx_checked } else { &mut self.sse_checked };
-        if std::mem::replace(known, true) {
-            return;
+        if !std::mem::replace(known, true) {
+            self.require(k, if vex { field!(avx) } else { field!(sse) });
         }
+    }
+
+    /// Goes to op `k`'s handler if a byte of the vCPU is 0.
+    fn require(&mut self, k: usize, allowed: Mem) {
         self.save_flags();
         let slow = self.slow(k);
         // cmp byte [allowed], 0
-        self.a.rm(false, &[0x80], 7, if vex { field!(avx) } else { field!(sse) });
+        self.a.rm(false, &[0x80], 7, allowed);
         self.a.bytes(&[0]);
         self.a.jump_if(EQUAL, slow);
         self.flags = Flags::Saved;
+    }
+
+    /// T0 does instructions that may raise #XM.
+    fn guard_mxcsr(&mut self, k: usize) {
+        if !std::mem::replace(&mut self.mxcsr_checked, true) {
+            self.require(k, field!(masked));
+        }
+    }
+
+    /// Gives the processor the guest's MXCSR.
+    pub fn load_mxcsr(&mut self) {
+        if !std::mem::replace(&mut self.mxcsr_loaded, true) {
+            self.a.rm(false, &[0x0f, 0xae], 2, GUEST_MXCSR);
+        }
+    }
+    /// Puts the guest's MXCSR, with the exceptions it noted, in its place, and loads the host's.
+    pub fn unload_mxcsr(&mut self) {
+        if std::mem::replace(&mut self.mxcsr_loaded, false) {
+            self.a.rm(false, &[0x0f, 0xae], 3, GUEST_MXCSR);
+            self.a.rm(false, &[0x0f, 0xae], 2, HOST_MXCSR);
+        }
     }
 
     /// VINSERTF128 or VEXTRACTF128 with a field of the vCPU and the upper half of YMM `n`.

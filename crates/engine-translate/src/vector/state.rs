@@ -58,7 +58,7 @@ pub struct VectorState {
     /// MXCSR of the stub's instruction: the guest's with everything masked, then with the flags it raised.
     pub(super) mxcsr_run: u32,
     /// MXCSR that Rust code runs with.
-    pub(super) mxcsr_host: u32,
+    pub(crate) mxcsr_host: u32,
     /// Which components XSAVE and VEX-encoded instructions may use (SDM 1 13.3).
     pub xcr0: u64,
     pub(super) stubs: Option<Box<Stubs>>,
