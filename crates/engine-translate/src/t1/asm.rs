@@ -10,8 +10,10 @@ pub const R14: u8 = 14;
 pub const R15: u8 = 15;
 
 /// Condition codes as jumps encode them (SDM 1 B.1.4.7).
+pub const ABOVE_OR_EQUAL: u8 = 3;
 pub const EQUAL: u8 = 4;
 pub const NOT_EQUAL: u8 = 5;
+pub const BELOW_OR_EQUAL: u8 = 6;
 pub const SIGN: u8 = 8;
 
 /// A memory operand.

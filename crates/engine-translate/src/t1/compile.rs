@@ -160,7 +160,11 @@ impl Compiler<'_> {
 
     /// Appends an instruction.
     pub fn encode(&mut self, i: &Instruction) -> Option<()> {
-        let done = self.encoder.encode(i, 0);
+        // Lock elision is a hint, and the host's business.
+        let mut plain = *i;
+        plain.set_has_xacquire_prefix(false);
+        plain.set_has_xrelease_prefix(false);
+        let done = self.encoder.encode(&plain, 0);
         let bytes = self.encoder.take_buffer();
         done.ok()?;
         self.a.bytes(&bytes);
@@ -222,7 +226,13 @@ impl Compiler<'_> {
     /// Where op `k`'s handler is called instead, flags being saved.
     pub fn slow(&mut self, k: usize) -> Label {
         let from = self.a.label();
-        self.tails.push(Tail::Handler { from, resume: None, op: k, flags: false, mxcsr: (self.mxcsr_loaded, false) });
+        self.tails.push(Tail::Handler {
+            from,
+            resume: None,
+            op: k,
+            flags: false,
+            mxcsr: (self.mxcsr_loaded, false),
+        });
         from
     }
 

@@ -37,9 +37,6 @@ fn host() -> &'static Host {
 /// How a taken instruction treats the flags; `None` if it isn't taken.
 pub fn plain(i: &Instruction) -> Option<Form> {
     use Mnemonic::*;
-    if i.has_lock_prefix() {
-        return None;
-    }
     let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
     let taken = match i.mnemonic() {
         Mov | Movzx | Movsx | Movsxd | Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Inc | Dec
@@ -51,8 +48,7 @@ pub fn plain(i: &Instruction) -> Option<Form> {
         | Seto | Setp | Sets => true,
         // With a register as bit offset in memory they reach beyond their operand.
         Bt | Bts | Btr | Btc => !memory || i.op_kind(1) != OpKind::Register,
-        // With memory it is locked.
-        Xchg => !memory,
+        Xchg | Xadd => true,
         // Of 16 bits it is undefined.
         Bswap => i.op0_register().size() >= 4,
         Popcnt => host().popcnt,
@@ -68,6 +64,10 @@ pub fn plain(i: &Instruction) -> Option<Form> {
     if !taken {
         return None;
     }
+    // Without memory LOCK is #UD, which is T0's.
+    if i.has_lock_prefix() && !memory {
+        return None;
+    }
     let modified = i.rflags_modified() & STATUS;
     let keeps_some = match i.mnemonic() {
         // A count of zero changes nothing, and what is undefined may be left as it is.
@@ -77,6 +77,12 @@ pub fn plain(i: &Instruction) -> Option<Form> {
         _ => modified != 0 && modified != STATUS,
     };
     Some(Form { needs_flags: keeps_some || i.rflags_read() & STATUS != 0, writes_flags: modified != 0 })
+}
+
+/// What the address of a memory operand of `size` bytes has to be a multiple of here: a locked access must not cross a
+/// cache line, which T0 sees to.
+pub fn alignment(i: &Instruction, size: usize) -> u32 {
+    if i.has_lock_prefix() || matches!(i.mnemonic(), Mnemonic::Xchg) { size as u32 } else { 1 }
 }
 
 /// The same instruction without the accumulator as implied operand.
@@ -166,7 +172,8 @@ mod tests {
         assert_eq!(form(&[0xf7, 0xd0]), f(false, false), "not eax");
         assert_eq!(form(&[0x0f, 0xaf, 0xc3]), f(false, true), "imul eax, ebx");
         assert_eq!(form(&[0xf7, 0xe3]), None, "mul ebx has implied operands");
-        assert_eq!(form(&[0xf0, 0x01, 0x18]), None, "lock add [rax], ebx");
+        assert_eq!(form(&[0xf0, 0x01, 0x18]), f(false, true), "lock add [rax], ebx");
+        assert_eq!(form(&[0xf0, 0x01, 0xd8]), None, "lock add eax, ebx");
         assert_eq!(form(&[0x0f, 0xa3, 0x18]), None, "bt [rax], ebx");
         assert_eq!(form(&[0x0f, 0xba, 0x20, 3]), f(true, true), "bt dword [rax], 3");
     }

@@ -86,7 +86,8 @@ impl Compiler<'_> {
             let ea = self.ea(i, op)?;
             self.save_flags();
             let miss = self.slow(k);
-            self.check(&ea, i.memory_size().size(), 1, writes(access[n as usize]), miss);
+            let size = i.memory_size().size();
+            self.check(&ea, size, forms::alignment(i, size), writes(access[n as usize]), miss);
             let m = self.host(&ea, form.needs_flags || loans[0].is_some());
             self.flags = Flags::Saved;
             replace_memory(&mut out, m);

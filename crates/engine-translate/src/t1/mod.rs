@@ -27,9 +27,9 @@ mod lower;
 mod registers;
 mod runtime;
 mod special;
-mod vector;
 #[cfg(test)]
 mod tests;
+mod vector;
 
 pub(crate) use dispatch::Ran;
 use runtime::Runtime;

@@ -51,7 +51,10 @@ fn taken(i: &Instruction) -> bool {
     // Implied operands, and elements that are selected.
     let name = format!("{:?}", i.mnemonic()).to_lowercase();
     let root = name.strip_prefix('v').unwrap_or(&name);
-    !root.contains("maskmov") && !root.contains("gather") && !root.starts_with("pcmpestr") && !root.starts_with("pcmpistr")
+    !root.contains("maskmov")
+        && !root.contains("gather")
+        && !root.starts_with("pcmpestr")
+        && !root.starts_with("pcmpistr")
 }
 
 /// Legacy instructions that write all of their destination register's low half; others may keep part of it.
