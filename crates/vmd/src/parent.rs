@@ -86,10 +86,14 @@ pub fn open_pty() -> Result<Pty, Error> {
     Ok(Pty { master, path })
 }
 
+/// What is written to a pseudo-terminal is there to be read a little later: a worker of the kernel's carries it over.
+const SETTLED: Duration = Duration::from_millis(100);
+
 /// Waits, at most `patience`, until whoever has a console open has read what is left in it.
 pub fn drain_pty(master: &OwnedFd, patience: Duration) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let deadline = Instant::now() + patience;
+    let mut empty_since = Instant::now();
     while Instant::now() < deadline {
         let mut fds = [PollFd::new(master, PollFlags::empty())];
         let attached = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
@@ -99,7 +103,9 @@ pub fn drain_pty(master: &OwnedFd, patience: Duration) {
         }
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let Ok(user) = rustix::pty::ioctl_tiocgptpeer(master, flags) else { return };
-        if rustix::io::ioctl_fionread(&user).is_ok_and(|unread| unread == 0) {
+        if !rustix::io::ioctl_fionread(&user).is_ok_and(|unread| unread == 0) {
+            empty_since = Instant::now();
+        } else if empty_since.elapsed() >= SETTLED {
             return;
         }
         std::thread::sleep(Duration::from_millis(10));

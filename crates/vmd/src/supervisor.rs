@@ -48,9 +48,9 @@ pub fn supervise(registry: &Registry, vm: VmRef, mut process: VmProcess, console
         };
         Ending::Died(if last_line.is_empty() { how } else { format!("{how}; it said last: {last_line}") })
     });
-    registry.note_ended(vm.id, ending);
-    // Closing the master throws away what the other side has not read.
+    // Closing the master throws away what the other side has not read; and the daemon may end once no VM is left.
     parent::drain_pty(&console, LAST_OUTPUT);
+    registry.note_ended(vm.id, ending);
 }
 
 /// A VM's process's standard error on its way to the daemon's log, bounded in length and rate.

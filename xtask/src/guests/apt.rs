@@ -42,7 +42,8 @@ impl Apt {
             );
         }
         for part in ["state/lists/partial", "cache/archives/partial"] {
-            std::fs::create_dir_all(folder.join(part))?;
+            let part = folder.join(part);
+            std::fs::create_dir_all(&part).with_context(|| format!("could not make {}", part.display()))?;
         }
         std::fs::write(folder.join("status"), "")?;
         let mirror = std::env::var("AUBERGE_DEBIAN_MIRROR").unwrap_or_else(|_| MIRROR.to_owned());

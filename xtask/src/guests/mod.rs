@@ -172,7 +172,8 @@ impl Maker {
     /// A package's file, downloaded unless it was before; `meta` is resolved to the package it stands for.
     fn package(&mut self, name: &str, arch: Arch, meta: bool) -> Result<PathBuf> {
         let packages = self.folder.join("packages");
-        std::fs::create_dir_all(&packages)?;
+        std::fs::create_dir_all(&packages)
+            .with_context(|| format!("could not make {}", packages.display()))?;
         let kept = packages.join(format!("{name}_{arch}.deb"));
         if kept.exists() {
             return Ok(kept);

@@ -102,7 +102,9 @@ impl Lock {
     /// Waits for whoever holds the lock of `folder`.
     pub fn take(folder: &Path) -> Result<Lock> {
         std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
-        let file = std::fs::File::create(folder.join(".lock"))?;
+        let path = folder.join(".lock");
+        let file = std::fs::File::create(&path)
+            .with_context(|| format!("could not make {}; is the folder another user's?", path.display()))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
         Ok(Lock { _file: file })
     }
