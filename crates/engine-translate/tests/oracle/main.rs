@@ -262,3 +262,18 @@ fn translated_avx_matches_the_processor() {
 fn translated_sse_matches_the_processor() {
     compare(Tier::T1, Class::Sse, 64, 20_000);
 }
+
+#[test]
+fn x87_in_32_bit_code_matches_the_processor() {
+    compare(Class::X87, 32, 10_000);
+}
+
+#[test]
+fn sse_in_32_bit_code_matches_the_processor() {
+    compare(Class::Sse, 32, 12_000);
+}
+
+#[test]
+fn avx_in_32_bit_code_matches_the_processor() {
+    compare(Class::Avx, 32, 12_000);
+}
