@@ -8,7 +8,7 @@ use crate::{guests, host};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Formatting, lints and unit tests only: no guests, no licence check
+    /// Formatting, lints and unit tests only: no guests, no other hosts, no licence check
     #[arg(long)]
     quick: bool,
 }
@@ -16,12 +16,19 @@ pub struct Args {
 /// Optimised, so that an interpreted guest boots in seconds, with every assertion and overflow check.
 const PROFILE: &str = "checked";
 
+/// Hosts that no machine here may be, for which everything has to compile all the same: one of 32 bits, and one of
+/// another processor and C library.
+const OTHER_HOSTS: [&str; 2] = ["armv7-unknown-linux-gnueabihf", "aarch64-unknown-linux-musl"];
+
 pub fn run(args: &Args) -> Result<ExitCode> {
     component("rustfmt", "fmt", "checking the formatting")?;
     component("clippy", "clippy", "the lints")?;
     tool("cargo-nextest", "nextest", "running the tests")?;
     if !args.quick {
         tool("cargo-deny", "deny", "checking the dependencies' licences")?;
+        for host in OTHER_HOSTS {
+            standard_library(host, "checking that other hosts compile")?;
+        }
     }
 
     step("Formatting", host::cargo().args(["fmt", "--all", "--", "--check"]))?;
@@ -35,6 +42,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         nextest.args(["--profile", "quick"]);
     } else {
         step("Licences", host::cargo().args(["deny", "check", "licenses", "bans", "sources"]))?;
+        let mut check = host::cargo();
+        // The engine for x86 on x86 is no part of theirs, and xtask runs where one develops.
+        check.args([
+            "check",
+            "--workspace",
+            "--exclude",
+            "engine-translate",
+            "--exclude",
+            "xtask",
+            "--locked",
+        ]);
+        check.args(OTHER_HOSTS.iter().flat_map(|host| ["--target", host]));
+        step("Other hosts", &mut check)?;
         eprintln!("==> Guests");
         let folder = guests::ensure_all().context("the end-to-end tests have no guests to boot")?;
         nextest.args(["--profile", "ci"]).env("AUBERGE_GUESTS", std::path::absolute(folder)?);
@@ -68,6 +88,23 @@ fn component(name: &str, subcommand: &str, why: &str) -> Result<()> {
     }
     eprintln!("Installing {name}: {why} needs it");
     host::run(Command::new("rustup").args(["component", "add", name]), &format!("install {name}"))
+}
+
+/// Adds Rust's standard library for programs of `target` when it is missing.
+fn standard_library(target: &str, why: &str) -> Result<()> {
+    let mut print = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    print.args(["--print", "target-libdir", "--target", target]).current_dir(host::workspace());
+    let folder = host::output(&mut print, &format!("ask rustc for its library for {target}"))?;
+    if std::fs::read_dir(folder.trim_end()).is_ok_and(|mut files| files.next().is_some()) {
+        return Ok(());
+    }
+    if !host::has_program("rustup") {
+        bail!(
+            "{why} needs Rust's standard library for {target}, and there is no rustup to add it: please install it"
+        );
+    }
+    eprintln!("Installing Rust's standard library for {target}: {why} needs it");
+    host::run(Command::new("rustup").args(["target", "add", target]), &format!("add the target {target}"))
 }
 
 /// Installs a cargo subcommand when it is missing; that takes a few minutes, once.

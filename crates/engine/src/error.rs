@@ -3,6 +3,9 @@
 /// An engine's error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// There is nothing to choose from.
+    #[error("there is no engine in this build for this processor ({})", std::env::consts::ARCH)]
+    NoEngine,
     /// The engine lacks something the machine or the user asked for.
     #[error("the {engine} engine can't do this: {what}")]
     Unsupported { engine: &'static str, what: String },

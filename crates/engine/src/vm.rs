@@ -64,6 +64,9 @@ pub trait Vm: Send + Sync {
 
 /// Chooses among engines: the one named, or the usable one with the highest rank. The error lists why each can't be used.
 pub fn choose<'a>(engines: &[&'a dyn Engine], name: Option<&str>) -> Result<&'a dyn Engine> {
+    if engines.is_empty() {
+        return Err(crate::Error::NoEngine);
+    }
     let mut best: Option<(u32, &'a dyn Engine)> = None;
     let mut why = Vec::new();
     for &engine in engines.iter().filter(|e| name.is_none_or(|n| n == e.name())) {
@@ -75,10 +78,22 @@ pub fn choose<'a>(engines: &[&'a dyn Engine], name: Option<&str>) -> Result<&'a 
     }
     best.map(|(_, e)| e).ok_or_else(|| crate::Error::Unsupported {
         engine: "chosen",
-        what: match (name, why.is_empty()) {
-            (Some(n), true) => format!("there is no engine called {n}"),
-            (None, true) => "no engine is built in".to_string(),
+        what: match name {
+            Some(n) if why.is_empty() => format!("there is no engine called {n}"),
             _ => why.join("; "),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choose_of_no_engines_says_that_this_build_has_none() {
+        for name in [None, Some("translate")] {
+            let error = choose(&[], name).err().unwrap().to_string();
+            assert!(error.contains("no engine in this build for this processor"), "{error}");
+        }
+    }
 }

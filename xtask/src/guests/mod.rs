@@ -1,9 +1,9 @@
 //! `cargo xtask guests`: the guests that the demo, the tests and the benchmarks boot.
 //!
 //! Below `target/guests` (or `$AUBERGE_GUESTS`):
-//! `amd64/` and `i386/` hold `vmlinuz` and `initrd.img` (i386 also `vmlinuz-686` and `initrd-686.img`, the kernel
-//! without PAE), `kernels/` the test kernels of `guests/kernels` and Debian's memtest86+; `packages/` keeps what was
-//! downloaded, and `apt/` apt's state.
+//! `amd64/` and `i386/` hold `vmlinuz`, `initrd.img` and `vmlinux`, the kernel as an ELF file that boots by PVH (i386
+//! also `vmlinuz-686` and `initrd-686.img`, the kernel without PAE, which has no entry for PVH), `kernels/` the test
+//! kernels of `guests/kernels` and Debian's memtest86+; `packages/` keeps what was downloaded, and `apt/` apt's state.
 
 mod applets;
 mod apt;
@@ -12,6 +12,7 @@ mod cpio;
 mod initrd;
 mod modules;
 mod store;
+mod vmlinux;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -67,17 +68,32 @@ struct Flavour {
     meta: &'static str,
     kernel: &'static str,
     initrd: &'static str,
+    /// The kernel's ELF image, where that has an entry for PVH.
+    vmlinux: Option<&'static str>,
 }
 
 impl Arch {
     fn flavours(self) -> &'static [Flavour] {
         match self {
-            Arch::Amd64 => {
-                &[Flavour { meta: "linux-image-cloud-amd64", kernel: "vmlinuz", initrd: "initrd.img" }]
-            }
+            Arch::Amd64 => &[Flavour {
+                meta: "linux-image-cloud-amd64",
+                kernel: "vmlinuz",
+                initrd: "initrd.img",
+                vmlinux: Some("vmlinux"),
+            }],
             Arch::I386 => &[
-                Flavour { meta: "linux-image-686-pae", kernel: "vmlinuz", initrd: "initrd.img" },
-                Flavour { meta: "linux-image-686", kernel: "vmlinuz-686", initrd: "initrd-686.img" },
+                Flavour {
+                    meta: "linux-image-686-pae",
+                    kernel: "vmlinuz",
+                    initrd: "initrd.img",
+                    vmlinux: Some("vmlinux"),
+                },
+                Flavour {
+                    meta: "linux-image-686",
+                    kernel: "vmlinuz-686",
+                    initrd: "initrd-686.img",
+                    vmlinux: None,
+                },
             ],
         }
     }
@@ -194,11 +210,13 @@ impl Maker {
     /// Debian's kernels of `arch`, each with an initrd.
     fn debian(&mut self, arch: Arch) -> Result<Store> {
         let store = Store::open(self.folder.join(arch.to_string()))?;
-        let recipe = store::sha256(
-            &[initrd::recipe(), assembly::recipe()?, include_bytes!("mod.rs").to_vec()].concat(),
-        );
-        let names: Vec<_> =
-            arch.flavours().iter().flat_map(|flavour| [flavour.kernel, flavour.initrd]).collect();
+        let sources = [include_bytes!("mod.rs").as_slice(), include_bytes!("vmlinux.rs")].concat();
+        let recipe = store::sha256(&[initrd::recipe(), assembly::recipe()?, sources].concat());
+        let flavours = arch.flavours().iter();
+        let names: Vec<_> = flavours
+            .flat_map(|flavour| [Some(flavour.kernel), Some(flavour.initrd), flavour.vmlinux])
+            .flatten()
+            .collect();
         if !self.remake && store.current(&recipe, &names).is_some() {
             return Ok(store);
         }
@@ -215,7 +233,12 @@ impl Maker {
             let unpacked = work.path().join(flavour.meta);
             apt::unpack(&package, &unpacked)?;
             sources.push(version(&package)?);
-            files.push((flavour.kernel, read_beginning_with(&unpacked.join("boot"), "vmlinuz-")?));
+            let kernel = read_beginning_with(&unpacked.join("boot"), "vmlinuz-")?;
+            if let Some(vmlinux) = flavour.vmlinux {
+                let image = vmlinux::extract(&kernel);
+                files.push((vmlinux, image.with_context(|| format!("could not make {arch}/{vmlinux}"))?));
+            }
+            files.push((flavour.kernel, kernel));
             files.push((flavour.initrd, initrd::build(&unpacked, &busybox, &debug_exit)?));
         }
         store.replace(&recipe, sources, &borrowed(&files))?;

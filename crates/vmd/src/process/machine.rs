@@ -1,7 +1,7 @@
 //! From a VM's description and open files to a machine.
 
 use crate::spec::VmSpec;
-use engine_translate::{Tiers, Translate};
+use engine::Engine;
 use machine::{Boot, Module, OnReset, Output, Pc, PcConfig, Source};
 use std::fs::File;
 use std::io::Write;
@@ -23,8 +23,9 @@ pub fn make(
     modules: Vec<OwnedFd>,
     disks: Vec<OwnedFd>,
 ) -> anyhow::Result<Pc> {
-    let (translate, interpreter) = (Translate::new(), Translate::with_tiers(Tiers::Interpreter));
-    let engine = engine::vm::choose(&[&translate, &interpreter], spec.engine.as_deref())?;
+    let engines = engines();
+    let engines: Vec<&dyn Engine> = engines.iter().map(|engine| &**engine).collect();
+    let engine = engine::vm::choose(&engines, spec.engine.as_deref())?;
     let boot = Boot {
         kernel: Source::from_file(spec.kernel.display().to_string(), kernel.into()),
         modules: spec
@@ -53,6 +54,18 @@ pub fn make(
         config.debugcon_output = Arc::new(DebugconFile::new(fd.into()));
     }
     Ok(Pc::new(engine, config)?)
+}
+
+/// The engines in this build; for some processors there is none.
+fn engines() -> Vec<Box<dyn Engine>> {
+    #[cfg(target_arch = "x86_64")]
+    use engine_translate::{Tiers, Translate};
+    #[cfg(target_arch = "x86_64")]
+    return [Tiers::All, Tiers::Interpreter]
+        .map(|tiers| Box::new(Translate::with_tiers(tiers)) as Box<dyn Engine>)
+        .into();
+    #[cfg(not(target_arch = "x86_64"))]
+    Vec::new()
 }
 
 /// A debug console's file. A guest can't fill the host's disk with it.

@@ -183,7 +183,11 @@ fn conditional() -> Result<Rules, BackendError> {
         (libc::SYS_newfstatat, vec![flag(3, libc::AT_EMPTY_PATH)?]),
         (libc::SYS_statx, vec![flag(2, libc::AT_EMPTY_PATH)?]),
         // Whether reads wait. Nothing of a terminal: standard error may be the user's.
-        (libc::SYS_ioctl, vec![only(1, Eq, libc::FIONBIO)?, only(1, Eq, libc::FIONREAD)?]),
+        // A request has 32 bits, of a type that differs between C libraries.
+        (
+            libc::SYS_ioctl,
+            vec![only(1, Eq, (libc::FIONBIO as u32).into())?, only(1, Eq, (libc::FIONREAD as u32).into())?],
+        ),
         // Names of threads and mappings.
         (
             libc::SYS_prctl,
