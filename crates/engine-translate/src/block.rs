@@ -5,6 +5,7 @@ use crate::decode;
 use crate::fault::{Fault, Guest};
 use crate::op::Op;
 use crate::paging::Access;
+use crate::t1::Translation;
 use crate::tlb;
 use address::{GuestPhys, PAGE_SIZE};
 use std::collections::HashMap;
@@ -27,6 +28,8 @@ pub struct Block {
     generations: [Option<(Generation, u32)>; 2],
     /// Physical page numbers of the same.
     pub pages: [u64; 2],
+    /// What it became, once it was executed often.
+    pub translation: Translation,
 }
 
 /// A page's generation counter; the memory it lies in outlives the blocks of a [`Cpu`] with that memory.
@@ -39,6 +42,13 @@ unsafe impl Send for Generation {}
 unsafe impl Sync for Generation {}
 
 impl Block {
+    /// The counter of the page it lies in and its value when the block was decoded; `None` where it lies in two.
+    pub fn generation(&self) -> Option<(*const AtomicU32, u32)> {
+        match self.generations {
+            [Some((g, then)), None] => Some((g.0, then)),
+            _ => None,
+        }
+    }
     /// Whether no announced granule of its pages was overwritten since it was decoded.
     #[inline]
     pub fn valid(&self) -> bool {
@@ -100,8 +110,8 @@ impl Default for BlockCache {
 }
 
 impl BlockCache {
-    /// Drops every block.
-    pub fn clear(&mut self) {
+    /// Drops every block. Translated code goes with it: [`Cpu::clear_blocks`].
+    fn clear(&mut self) {
         self.blocks.clear();
         self.stale.clear();
         self.cached_ops = 0;
@@ -138,13 +148,26 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn find_block(&mut self) -> Guest<*const Block> {
         let linear = self.code_linear(self.regs[RIP]);
-        let guard = self.tlb.flushes() << 8 | self.jump_mode();
+        let guard = self.jump_guard();
         let jump = self.blocks.jumps[jump_index(linear)];
         // SAFETY: a jump entry's block is in `blocks` or `stale` until `clear`, which empties the jumps too.
         if jump.linear == linear && jump.guard == guard && !self.single && unsafe { &*jump.block }.valid() {
             return Ok(jump.block);
         }
         self.find_block_slow(linear, guard)
+    }
+
+    /// Drops every block, and what was made for them.
+    pub(crate) fn clear_blocks(&mut self) {
+        self.blocks.clear();
+        self.vector_clear_stubs();
+        self.t1.clear();
+    }
+
+    /// What has to be as it was for an address to mean the same block: address mapping, mode, user or supervisor.
+    #[inline]
+    pub(crate) fn jump_guard(&self) -> u64 {
+        self.tlb.flushes() << 8 | self.jump_mode()
     }
 
     /// Everything but the address mapping that decides what RIP means: mode, and user or supervisor.
@@ -156,9 +179,8 @@ impl Cpu {
     #[inline(never)]
     fn find_block_slow(&mut self, linear: u64, guard: u64) -> Guest<*const Block> {
         let rip = self.regs[RIP];
-        if self.vector_stubs_full() {
-            self.blocks.clear();
-            self.vector_clear_stubs();
+        if self.vector_stubs_full() || self.t1.full() {
+            self.clear_blocks();
         }
         self.check_fetch_limit(rip, 1)?;
         let physical = self.fetch_page(linear, guard)?;
@@ -180,8 +202,7 @@ impl Cpu {
             return Ok(block);
         }
         if self.blocks.cached_ops > MAX_CACHED_OPS {
-            self.blocks.clear();
-            self.vector_clear_stubs();
+            self.clear_blocks();
         }
         let block = Arc::new(self.decode_block(rip, physical, MAX_OPS)?);
         self.blocks.cached_ops += block.ops.len() + 8;
@@ -311,7 +332,7 @@ impl Cpu {
             }
             len = ops[0].len as u32;
         }
-        Ok(Block { ops: ops.into(), len, generations, pages })
+        Ok(Block { ops: ops.into(), len, generations, pages, translation: Translation::default() })
     }
 }
 

@@ -105,6 +105,8 @@ pub struct Cpu {
     pub system_flags: Rflags,
     /// Linear bases added to offsets: ES, CS, SS, DS, FS, GS, and index 6 always 0. In 64-bit code only FS and GS are not 0.
     pub seg_base: [u64; 8],
+    /// What translated code and its surroundings share.
+    pub t1: crate::t1::T1,
     pub tlb: Box<Tlb>,
     /// Why the last `Err(Raised)`.
     pub fault: Option<Fault>,

@@ -24,6 +24,7 @@ impl Cpu {
             system_flags: s.rflags,
             seg_base: [0; 8],
             code_limit: 0,
+            t1: crate::t1::T1::default(),
             tlb: Box::default(),
             fault: None,
             seg: s.seg,

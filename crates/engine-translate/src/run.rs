@@ -3,12 +3,21 @@
 use crate::cpu::{Cpu, RIP, SS};
 use crate::fault::Fault;
 use crate::op::Flow;
+use crate::t1::Ran;
 use engine::Exit;
 use std::sync::atomic::Ordering::Relaxed;
 use x86::{Exception, Vector};
 
 /// Blocks between two looks at the clock (the local APIC's timer), some 10 microseconds.
 const BLOCKS_PER_CLOCK_LOOK: u32 = 256;
+
+/// What [`Cpu::execute_block`] got done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    Block,
+    /// Some microseconds of translated code: it is time to look at the clock.
+    Many,
+}
 
 impl Cpu {
     /// Runs until there is a reason to leave.
@@ -25,26 +34,48 @@ impl Cpu {
             {
                 return exit;
             }
-            if let Some(exit) = self.run_block() {
-                return exit;
+            match self.execute_block() {
+                Ok(Done::Block) => {}
+                Ok(Done::Many) => blocks = BLOCKS_PER_CLOCK_LOOK,
+                Err(seg) => {
+                    if let Some(exit) = self.on_fault(seg) {
+                        return exit;
+                    }
+                }
             }
         }
     }
 
-    /// Finds and executes one block; delivers its fault, if any.
-    #[inline(always)]
+    /// Finds and executes one block, or what its translation leads to; delivers its fault, if any.
+    #[cfg(test)]
     pub(crate) fn run_block(&mut self) -> Option<Exit> {
+        match self.execute_block() {
+            Ok(_) => None,
+            Err(seg) => self.on_fault(seg),
+        }
+    }
+
+    /// Finds and executes one block, or what its translation leads to. On `Err` a fault is noted, RIP is that of the
+    /// instruction, and the value is the segment that it accesses memory through.
+    #[inline(always)]
+    pub fn execute_block(&mut self) -> Result<Done, u8> {
         let block = match self.find_block() {
             // SAFETY: good until the next `find_block`, which the ops don't call.
             Ok(b) => unsafe { &*b },
-            Err(_) => return self.on_fault(0),
+            Err(_) => return Err(0),
         };
+        match self.run_translated(block) {
+            None => {}
+            Some(Ran::On) => return Ok(Done::Block),
+            Some(Ran::LongEnough) => return Ok(Done::Many),
+            Some(Ran::Fault(seg)) => return Err(seg),
+        }
         self.executing = block.pages;
         for op in block.ops.iter() {
             if (op.exec)(self, op).is_err() {
                 self.regs[RIP] = self.this_rip(op);
                 self.retired += block.ops.partition_point(|o| o.offset < op.offset) as u64;
-                return self.on_fault(op.seg);
+                return Err(op.seg);
             }
         }
         self.retired += block.ops.len() as u64;
@@ -53,9 +84,9 @@ impl Cpu {
         }
         if self.single {
             self.single = false;
-            return self.after_single();
+            self.after_single();
         }
-        None
+        Ok(Done::Block)
     }
 
     /// Turns the noted fault into what it means. RIP is the instruction's; `seg` the segment it accesses memory through.

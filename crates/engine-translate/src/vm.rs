@@ -12,19 +12,38 @@ const NAME: &str = "translate";
 /// Most vCPUs: xAPIC ids of 8 bits, of which 255 is everybody's.
 const MAX_VCPUS: u32 = 255;
 
+/// How code may be executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tiers {
+    /// Hot blocks are translated.
+    #[default]
+    All,
+    /// The interpreter does everything: slow, and with the least to go wrong.
+    Interpreter,
+}
+
 /// The translate engine.
 #[derive(Default)]
-pub struct Translate {}
+pub struct Translate {
+    tiers: Tiers,
+}
 
 impl Translate {
     pub fn new() -> Self {
-        Self {}
+        Self::default()
+    }
+    /// The engine with some of its tiers; its name says so.
+    pub fn with_tiers(tiers: Tiers) -> Self {
+        Self { tiers }
     }
 }
 
 impl Engine for Translate {
     fn name(&self) -> &'static str {
-        NAME
+        match self.tiers {
+            Tiers::All => NAME,
+            Tiers::Interpreter => "translate:t0",
+        }
     }
 
     fn probe(&self) -> Probe {
@@ -32,7 +51,9 @@ impl Engine for Translate {
             let why = "this machine's time-stamp counter does not run at a constant rate, so guests could not tell the time";
             return Probe::Unusable { why: why.into() };
         }
-        Probe::Usable { rank: 10 }
+        // Chosen by name only.
+        let rank = if self.tiers == Tiers::All { 10 } else { 1 };
+        Probe::Usable { rank }
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>> {
@@ -44,12 +65,13 @@ impl Engine for Translate {
             return unsupported(format!("{} vCPUs; it has 1 to {MAX_VCPUS}", config.vcpus));
         }
         let shared = Arc::new(Shared::new(config.memory, config.vcpus, time::host_tsc_khz()));
-        Ok(Arc::new(TranslateVm { shared }))
+        Ok(Arc::new(TranslateVm { shared, tiers: self.tiers }))
     }
 }
 
 struct TranslateVm {
     shared: Arc<Shared>,
+    tiers: Tiers,
 }
 
 impl Vm for TranslateVm {
@@ -63,6 +85,9 @@ impl Vm for TranslateVm {
             return Err(invalid("there is one with this number already"));
         }
         let mut cpu = Box::new(Cpu::new(id, self.shared.clone(), remote));
+        if self.tiers == Tiers::Interpreter {
+            cpu.t1.threshold = u32::MAX;
+        }
         if id != 0 {
             cpu.wait_for_start_up();
         }

@@ -5,7 +5,6 @@
 use crate::cpu::{Cpu, RIP};
 use crate::fault::Guest;
 use crate::op::Op;
-use engine::Exit;
 use x86::{Cr4, Exception, Vector};
 
 /// Payload of a #DB that is a fault: its handler returns to the instruction itself. Beside DR6's bits.
@@ -158,12 +157,11 @@ impl Cpu {
     }
 
     /// After the one instruction of `single`.
-    pub(crate) fn after_single(&mut self) -> Option<Exit> {
+    pub(crate) fn after_single(&mut self) {
         if std::mem::take(&mut self.sys.stepping) {
             self.sys.pending_debug |= BS;
         }
         // What made it single may last: single step, breakpoints, events held up by the shadow.
         self.recheck();
-        None
     }
 }

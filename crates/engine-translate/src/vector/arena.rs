@@ -15,34 +15,35 @@ const RESERVE: usize = 64 * MAX_STUB;
 /// No stub is longer.
 pub(super) const MAX_STUB: usize = 1024;
 
-/// The two mappings.
-struct Arena {
-    write: NonNull<u8>,
-    execute: NonNull<u8>,
-    used: usize,
+/// The two mappings, `size` bytes each.
+pub(crate) struct Arena {
+    pub write: NonNull<u8>,
+    pub execute: NonNull<u8>,
+    pub used: usize,
+    size: usize,
 }
 
 // SAFETY: the mappings belong to this value alone.
 unsafe impl Send for Arena {}
 
 impl Arena {
-    fn new() -> io::Result<Self> {
-        let name = "auberge-stubs";
+    /// `name` is what the memory is called in `/proc/<pid>/maps`.
+    pub fn new(name: &str, size: usize) -> io::Result<Self> {
         // Kernels before 6.3 don't know the flag, later ones may want it (sysctl vm.memfd_noexec).
         let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::EXEC)
             .or_else(|_| memfd_create(name, MemfdFlags::CLOEXEC))?;
-        ftruncate(&fd, SIZE as u64)?;
+        ftruncate(&fd, size as u64)?;
         let map = |prot| {
             // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
-            let p = unsafe { mmap(null_mut(), SIZE, prot, MapFlags::SHARED, &fd, 0) }?;
+            let p = unsafe { mmap(null_mut(), size, prot, MapFlags::SHARED, &fd, 0) }?;
             NonNull::new(p.cast::<u8>()).ok_or(io::Error::from(io::ErrorKind::OutOfMemory))
         };
         let write = map(ProtFlags::READ | ProtFlags::WRITE)?;
         match map(ProtFlags::READ | ProtFlags::EXEC) {
-            Ok(execute) => Ok(Self { write, execute, used: 0 }),
+            Ok(execute) => Ok(Self { write, execute, used: 0, size }),
             Err(e) => {
                 // SAFETY: mapped just above, not yet in use.
-                let _ = unsafe { munmap(write.as_ptr().cast::<c_void>(), SIZE) };
+                let _ = unsafe { munmap(write.as_ptr().cast::<c_void>(), size) };
                 Err(e)
             }
         }
@@ -53,8 +54,8 @@ impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: both were mapped by `new`; pointers into them are only used through the `Cpu` that owns this.
         unsafe {
-            let _ = munmap(self.write.as_ptr().cast::<c_void>(), SIZE);
-            let _ = munmap(self.execute.as_ptr().cast::<c_void>(), SIZE);
+            let _ = munmap(self.write.as_ptr().cast::<c_void>(), self.size);
+            let _ = munmap(self.execute.as_ptr().cast::<c_void>(), self.size);
         }
     }
 }
@@ -80,7 +81,7 @@ unsafe impl Send for Stubs {}
 
 impl Stubs {
     pub fn new() -> io::Result<Self> {
-        Ok(Self { arena: Arena::new()?, known: HashMap::new() })
+        Ok(Self { arena: Arena::new("auberge-stubs", SIZE)?, known: HashMap::new() })
     }
     pub fn find(&self, key: &Instruction) -> Option<Stub> {
         self.known.get(key).copied()

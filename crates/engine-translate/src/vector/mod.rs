@@ -16,16 +16,16 @@
 //! Instructions that store selected elements only are done element by element ([`masked`]); state images ([`save`],
 //! [`environment`]) and plain moves ([`moves`]) need no stub. What the host lacks is not offered ([`features`]).
 
-mod arena;
+pub(crate) mod arena;
 mod environment;
 mod features;
 mod masked;
 mod moves;
-mod native;
+pub(crate) mod native;
 mod operand;
 mod save;
-mod state;
-mod stub;
+pub(crate) mod state;
+pub(crate) mod stub;
 mod x87;
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub(super) fn select(cpu: &mut Cpu, i: &Instruction, op: &mut Op) -> Option<Lowe
 }
 
 /// What the address of the memory operand has to be a multiple of, less one (SDM 2A 2.4, 2B 4.1 "MOVDQU"; SDM 1 10.8.4).
-pub(super) fn alignment(i: &Instruction) -> u8 {
+pub(crate) fn alignment(i: &Instruction) -> u8 {
     let size = i.memory_size().size() as u8;
     let name = format!("{:?}", i.mnemonic());
     if i.encoding() == EncodingKind::VEX {

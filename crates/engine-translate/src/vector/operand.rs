@@ -71,6 +71,17 @@ impl Cpu {
         }
         Ok(())
     }
+    /// Whether [`Self::guard_sse`] lets instructions pass.
+    #[inline]
+    pub(crate) fn sse_allowed(&self) -> bool {
+        !self.cr0.intersects(Cr0::EM.union(Cr0::TS)) && self.cr4.contains(Cr4::OSFXSR)
+    }
+    /// Whether [`Self::guard_avx`] does.
+    #[inline]
+    pub(crate) fn avx_allowed(&self) -> bool {
+        let enabled = self.cr4.contains(Cr4::OSXSAVE) && self.vector.xcr0 & 6 == 6 && self.protected();
+        enabled && !self.cr0.contains(Cr0::TS)
+    }
     /// #UD and #NM for VEX-encoded instructions (SDM 2A 2.4, exception classes 1 to 8).
     #[inline]
     pub(super) fn guard_avx(&mut self) -> Guest<()> {

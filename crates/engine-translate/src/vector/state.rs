@@ -46,19 +46,19 @@ pub enum StateError {
 
 #[derive(Clone)]
 #[repr(C, align(64))]
-pub(super) struct Aligned<const N: usize>(pub [u8; N]);
+pub(crate) struct Aligned<const N: usize>(pub [u8; N]);
 
 /// The FPU and vector state of a vCPU, and the native stubs that work on it.
 #[repr(C, align(64))]
 pub struct VectorState {
     /// Every register, always current. The header is not kept.
-    pub(super) area: Aligned<AREA>,
+    pub(crate) area: Aligned<AREA>,
     /// Where stubs find a memory operand, and leave one.
     pub(super) bounce: Aligned<128>,
     /// MXCSR of the stub's instruction: the guest's with everything masked, then with the flags it raised.
     pub(super) mxcsr_run: u32,
     /// MXCSR that Rust code runs with.
-    pub(super) mxcsr_host: u32,
+    pub(crate) mxcsr_host: u32,
     /// Which components XSAVE and VEX-encoded instructions may use (SDM 1 13.3).
     pub xcr0: u64,
     pub(super) stubs: Option<Box<Stubs>>,

@@ -203,7 +203,7 @@ fn host_register(r: Register, host: u8) -> Option<Register> {
 }
 
 /// Whether the instruction reads or raises anything in MXCSR. Wrongly yes costs time only.
-pub(super) fn uses_mxcsr(code: Code) -> bool {
+pub(crate) fn uses_mxcsr(code: Code) -> bool {
     let name = format!("{:?}", code.mnemonic()).to_lowercase();
     let root = name.strip_prefix('v').unwrap_or(&name);
     // Packed integers, moves, logic, permutations, cryptography.

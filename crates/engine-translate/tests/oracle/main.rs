@@ -23,7 +23,7 @@ use rng::Rng;
 use state::{Ending, Outcome, differences};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use translated::Translated;
+use translated::{Tier, Translated};
 
 /// Both sides, with the same window.
 struct Pair {
@@ -41,13 +41,13 @@ fn new_base() -> u64 {
 
 impl Pair {
     /// With segments other than Linux's flat ones if `segments`.
-    fn new(bits: u32, segments: bool) -> Self {
+    fn new(tier: Tier, bits: u32, segments: bool) -> Self {
         let base = new_base();
         let mut rng = Rng(7);
         let read_only: Vec<u8> = (0..0x200).flat_map(|_| values::scalar(&mut rng).to_le_bytes()).collect();
         let pool = if segments { pool(base, bits, &mut rng) } else { Vec::new() };
         let native = Native::new(base, &read_only, &pool);
-        let translated = Translated::new(base, &read_only, &pool);
+        let translated = Translated::new(tier, base, &read_only, &pool);
         Self { base, native, translated, pool }
     }
 
@@ -187,15 +187,15 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// Runs `default` sequences (or as many as the environment says) of a class.
-fn compare(class: Class, bits: u32, default: u64) {
-    compare_with(class, bits, false, default);
+fn compare(tier: Tier, class: Class, bits: u32, default: u64) {
+    compare_with(tier, class, bits, false, default);
 }
 
 /// The same, with segments from the LDT if `segments`.
-fn compare_with(class: Class, bits: u32, segments: bool, default: u64) {
+fn compare_with(tier: Tier, class: Class, bits: u32, segments: bool, default: u64) {
     let seed = setting("AUBERGE_ORACLE_SEED", 0xa0be_49e5);
     let count = setting("AUBERGE_ORACLE_COUNT", default);
-    let mut pair = Pair::new(bits, segments);
+    let mut pair = Pair::new(tier, bits, segments);
     let mut generator = Generator::new(class, bits, pair.base, pair.pool.clone());
     let mut rng = Rng(seed ^ (class as u64) << 40 ^ (bits as u64) << 48 ^ (segments as u64) << 56);
     let all: Vec<Code> = generator.codes().to_vec();
@@ -219,7 +219,7 @@ fn compare_with(class: Class, bits: u32, segments: bool, default: u64) {
     }
     let never: Vec<&String> = made.iter().filter(|(_, n)| **n == 0).map(|(c, _)| c).collect();
     println!(
-        "{class:?}, {bits} bits, segments {segments}, seed {seed:#x}: {done} sequences, {instructions} instructions of {} kinds, {faults} faults",
+        "{tier:?}, {class:?}, {bits} bits, segments {segments}, seed {seed:#x}: {done} sequences, {instructions} instructions of {} kinds, {faults} faults",
         all.len() - never.len()
     );
     if !never.is_empty() {
@@ -236,50 +236,70 @@ fn compare_with(class: Class, bits: u32, segments: bool, default: u64) {
 
 #[test]
 fn integer_64_bit_code_matches_the_processor() {
-    compare(Class::Integer, 64, 40_000);
+    compare(Tier::T0, Class::Integer, 64, 40_000);
 }
 
 #[test]
 fn integer_32_bit_code_matches_the_processor() {
-    compare(Class::Integer, 32, 20_000);
+    compare(Tier::T0, Class::Integer, 32, 20_000);
 }
 
 #[test]
 fn segmented_16_bit_code_matches_the_processor() {
-    compare_with(Class::Integer, 16, true, 12_000);
+    compare_with(Tier::T0, Class::Integer, 16, true, 12_000);
 }
 
 #[test]
 fn segmented_32_bit_code_matches_the_processor() {
-    compare_with(Class::Integer, 32, true, 8_000);
+    compare_with(Tier::T0, Class::Integer, 32, true, 8_000);
 }
 
 #[test]
 fn x87_matches_the_processor() {
-    compare(Class::X87, 64, 20_000);
+    compare(Tier::T0, Class::X87, 64, 20_000);
 }
 
 #[test]
 fn sse_matches_the_processor() {
-    compare(Class::Sse, 64, 30_000);
+    compare(Tier::T0, Class::Sse, 64, 30_000);
 }
 
 #[test]
 fn avx_matches_the_processor() {
-    compare(Class::Avx, 64, 30_000);
+    compare(Tier::T0, Class::Avx, 64, 30_000);
+}
+
+#[test]
+fn translated_integer_64_bit_code_matches_the_processor() {
+    compare(Tier::T1, Class::Integer, 64, 40_000);
+}
+
+#[test]
+fn translated_x87_matches_the_processor() {
+    compare(Tier::T1, Class::X87, 64, 2_000);
+}
+
+#[test]
+fn translated_avx_matches_the_processor() {
+    compare(Tier::T1, Class::Avx, 64, 20_000);
+}
+
+#[test]
+fn translated_sse_matches_the_processor() {
+    compare(Tier::T1, Class::Sse, 64, 20_000);
 }
 
 #[test]
 fn x87_in_32_bit_code_matches_the_processor() {
-    compare(Class::X87, 32, 10_000);
+    compare(Tier::T0, Class::X87, 32, 10_000);
 }
 
 #[test]
 fn sse_in_32_bit_code_matches_the_processor() {
-    compare(Class::Sse, 32, 12_000);
+    compare(Tier::T0, Class::Sse, 32, 12_000);
 }
 
 #[test]
 fn avx_in_32_bit_code_matches_the_processor() {
-    compare(Class::Avx, 32, 12_000);
+    compare(Tier::T0, Class::Avx, 32, 12_000);
 }

@@ -24,7 +24,17 @@ const GDT: u64 = 0x50000;
 /// Sequences a vCPU runs before a new one takes its place: its memory for stubs is bounded.
 const LIFE: u32 = 2000;
 
+/// What executes the sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// The interpreter.
+    T0,
+    /// Every block translated before it is executed.
+    T1,
+}
+
 pub struct Translated {
+    tier: Tier,
     base: u64,
     memory: Arc<GuestMemory>,
     cpu: Cpu,
@@ -32,7 +42,7 @@ pub struct Translated {
 }
 
 impl Translated {
-    pub fn new(base: u64, read_only: &[u8], pool: &[Entry]) -> Self {
+    pub fn new(tier: Tier, base: u64, read_only: &[u8], pool: &[Entry]) -> Self {
         let config = RegionConfig { base: GuestPhys(0), len: 1 << 20, kind: Kind::Ram };
         let memory = Arc::new(GuestMemory::new(&[config]).unwrap());
         let entry = |table: u64, index: u64, value: u64| {
@@ -56,7 +66,7 @@ impl Translated {
         }
         memory.load(GuestPhys(READ_ONLY), read_only).unwrap();
         let cpu = vcpu(&memory, base);
-        Self { base, memory, cpu, age: 0 }
+        Self { tier, base, memory, cpu, age: 0 }
     }
 
     /// As `Native::run`.
@@ -68,6 +78,10 @@ impl Translated {
         }
         self.memory.load(GuestPhys(DATA), data).unwrap();
         let mut page = code.to_vec();
+        if self.tier == Tier::T1 {
+            // HLT behind it, which user programs may not execute.
+            page.push(0xf4);
+        }
         page.resize(0x1000, 0xcc);
         self.memory.load(GuestPhys(CODE), &page).unwrap();
         let cpu = &mut self.cpu;
@@ -81,7 +95,10 @@ impl Translated {
         image[512..576].fill(0);
         image[512] = 7;
         cpu.vector.load_bytes(&image).unwrap();
-        let ending = execute(cpu, code, start.rip);
+        let ending = match self.tier {
+            Tier::T0 => execute(cpu, code, start.rip),
+            Tier::T1 => execute_blocks(cpu, start.rip + code.len() as u64),
+        };
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&cpu.regs[..16]);
         let xsave = cpu.vector.to_bytes().try_into().unwrap();
@@ -129,6 +146,39 @@ fn segment(memory: &GuestMemory, selector: u16) -> Segment {
     Segment { selector, base: 0, limit: u32::MAX, attributes, unusable: false }
 }
 
+/// The blocks at RIP, translated, until one faults.
+fn execute_blocks(cpu: &mut Cpu, end: u64) -> Ending {
+    cpu.t1.threshold = 0;
+    for _ in 0..100_000 {
+        let Err(seg) = cpu.execute_block() else { continue };
+        let fault = cpu.fault.take();
+        if fault == Some(Fault::Restart) {
+            cpu.single = true;
+            continue;
+        }
+        if cpu.regs[RIP] == end {
+            return Ending::Ran;
+        }
+        return ending(fault, seg);
+    }
+    panic!("the sequence does not end");
+}
+
+/// What a fault of an instruction that accesses memory through segment `seg` is to a program.
+fn ending(fault: Option<Fault>, seg: u8) -> Ending {
+    match fault {
+        Some(Fault::Exception(e)) => {
+            let address = if e.vector == Vector::PF { e.payload } else { 0 };
+            Ending::Exception { vector: e.vector as u8, code: e.error_code, address }
+        }
+        Some(Fault::NonCanonical) => {
+            let vector = if seg as usize == SS { 12 } else { 13 };
+            Ending::Exception { vector, code: 0, address: 0 }
+        }
+        other => panic!("the engine failed with {other:?}"),
+    }
+}
+
 fn execute(cpu: &mut Cpu, code: &[u8], base: u64) -> Ending {
     let end = base + code.len() as u64;
     for _ in 0..100_000 {
@@ -142,17 +192,7 @@ fn execute(cpu: &mut Cpu, code: &[u8], base: u64) -> Ending {
         for op in &ops {
             if (op.exec)(cpu, op).is_err() {
                 cpu.regs[RIP] = cpu.this_rip(op);
-                return match cpu.fault.take() {
-                    Some(Fault::Exception(e)) => {
-                        let address = if e.vector == Vector::PF { e.payload } else { 0 };
-                        Ending::Exception { vector: e.vector as u8, code: e.error_code, address }
-                    }
-                    Some(Fault::NonCanonical) => {
-                        let vector = if op.seg as usize == SS { 12 } else { 13 };
-                        Ending::Exception { vector, code: 0, address: 0 }
-                    }
-                    other => panic!("the interpreter failed with {other:?}"),
-                };
+                return ending(cpu.fault.take(), op.seg);
             }
         }
         if let Some(last) = ops.last().filter(|op| op.flow != Flow::EndSet) {

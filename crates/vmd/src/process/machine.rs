@@ -59,7 +59,11 @@ pub fn make(
 /// The engines in this build; for some processors there is none.
 fn engines() -> Vec<Box<dyn Engine>> {
     #[cfg(target_arch = "x86_64")]
-    return vec![Box::new(engine_translate::Translate::new())];
+    use engine_translate::{Tiers, Translate};
+    #[cfg(target_arch = "x86_64")]
+    return [Tiers::All, Tiers::Interpreter]
+        .map(|tiers| Box::new(Translate::with_tiers(tiers)) as Box<dyn Engine>)
+        .into();
     #[cfg(not(target_arch = "x86_64"))]
     Vec::new()
 }

@@ -1,4 +1,4 @@
-//! How fast the interpreter is: `cargo test --release -p engine-translate -- --ignored --nocapture mips`.
+//! How fast the tiers are: `cargo test --release -p engine-translate -- --ignored --nocapture mips`.
 
 use crate::cpu::{RCX, RDI, RIP, RSI};
 use crate::testing::{self, CODE, DATA};
@@ -96,12 +96,14 @@ fn mips() {
             ("branches", between(&raw const speed_branches, &raw const speed_branches_end)),
         ]
     };
-    for (name, code) in programs {
+    for ((name, code), threshold) in programs.into_iter().flat_map(|p| [(p, u32::MAX), (p, 16)]) {
         let mut cpu = testing::cpu64(code);
+        cpu.t1.threshold = threshold;
+        let tier = if threshold == u32::MAX { "T0" } else { "T1" };
         for n in 0..2048u64 {
             testing::poke(&cpu, DATA + n * 4, &(n as u32).wrapping_mul(0x9e37_79b9).to_le_bytes());
         }
-        (cpu.regs[RCX], cpu.regs[RSI], cpu.regs[RDI]) = (3_000_000, DATA, DATA + 0x3000);
+        (cpu.regs[RCX], cpu.regs[RSI], cpu.regs[RDI]) = (10_000_000, DATA, DATA + 0x3000);
         let end = CODE + code.len() as u64;
         let start = processor_time();
         let mut blocks = 0u64;
@@ -112,6 +114,9 @@ fn mips() {
         let seconds = processor_time() - start;
         let mips = cpu.retired as f64 / seconds / 1e6;
         let length = cpu.retired as f64 / blocks as f64;
-        println!("{name}: {mips:.0} million instructions/s, {length:.1} a block, {:.2} ns each", 1e3 / mips);
+        println!(
+            "{name} {tier}: {mips:.0} million instructions/s, {length:.1} a block, {:.2} ns each",
+            1e3 / mips
+        );
     }
 }

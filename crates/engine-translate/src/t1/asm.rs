@@ -1,0 +1,272 @@
+//! A small assembler for the code around the guest's own instructions: 64-bit moves, sums and jumps.
+
+use iced_x86::Register;
+
+/// Host registers by number, those that have a part of their own in translated code.
+pub const RAX: u8 = 0;
+pub const RSI: u8 = 6;
+pub const RDI: u8 = 7;
+pub const R14: u8 = 14;
+pub const R15: u8 = 15;
+
+/// Condition codes as jumps encode them (SDM 1 B.1.4.7).
+pub const ABOVE_OR_EQUAL: u8 = 3;
+pub const EQUAL: u8 = 4;
+pub const NOT_EQUAL: u8 = 5;
+pub const BELOW_OR_EQUAL: u8 = 6;
+pub const SIGN: u8 = 8;
+
+/// A memory operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mem {
+    pub base: Option<u8>,
+    /// Never the stack pointer.
+    pub index: Option<u8>,
+    /// Shift of the index, 0 to 3.
+    pub scale: u8,
+    pub disp: i32,
+}
+
+impl Mem {
+    /// A field of the vCPU, `offset` bytes into it.
+    pub const fn cpu(offset: usize) -> Self {
+        Self { base: Some(R15), index: None, scale: 0, disp: offset as i32 }
+    }
+    pub const fn at(base: u8, disp: i32) -> Self {
+        Self { base: Some(base), index: None, scale: 0, disp }
+    }
+    pub const fn sum(base: u8, index: u8, disp: i32) -> Self {
+        Self { base: Some(base), index: Some(index), scale: 0, disp }
+    }
+}
+
+/// A place in the code being assembled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label(usize);
+
+/// Code being assembled. Jumps have 32-bit displacements throughout.
+#[derive(Default)]
+pub struct Asm {
+    pub code: Vec<u8>,
+    labels: Vec<Option<usize>>,
+    /// Where a displacement goes, and to which label.
+    uses: Vec<(usize, usize)>,
+}
+
+impl Asm {
+    /// Offset of the next byte.
+    pub fn here(&self) -> usize {
+        self.code.len()
+    }
+    pub fn bytes(&mut self, b: &[u8]) {
+        self.code.extend_from_slice(b);
+    }
+    pub fn label(&mut self) -> Label {
+        self.labels.push(None);
+        Label(self.labels.len() - 1)
+    }
+    pub fn bind(&mut self, l: Label) {
+        self.labels[l.0] = Some(self.code.len());
+    }
+    /// A label bound here.
+    pub fn bound(&mut self) -> Label {
+        let l = self.label();
+        self.bind(l);
+        l
+    }
+    /// A point to [`Self::reset`] to.
+    pub fn mark(&self) -> (usize, usize) {
+        (self.code.len(), self.uses.len())
+    }
+    /// Drops all that was appended since. Labels bound since must not be used.
+    pub fn reset(&mut self, (code, uses): (usize, usize)) {
+        self.code.truncate(code);
+        self.uses.truncate(uses);
+    }
+    /// Where a label was bound.
+    pub fn place(&self, l: Label) -> Option<usize> {
+        self.labels[l.0]
+    }
+
+    /// An instruction with a register (or opcode extension) and a memory operand.
+    pub fn rm(&mut self, wide: bool, opcode: &[u8], reg: u8, m: Mem) {
+        let (b, x) = (m.base.unwrap_or(0), m.index.unwrap_or(0));
+        let rex = 0x40 | (wide as u8) << 3 | reg >> 3 << 2 | x >> 3 << 1 | b >> 3;
+        if rex != 0x40 {
+            self.code.push(rex);
+        }
+        self.bytes(opcode);
+        let field = (reg & 7) << 3;
+        let Some(base) = m.base else {
+            let index = m.index.map_or(4, |x| x & 7);
+            self.bytes(&[field | 4, m.scale << 6 | index << 3 | 5]);
+            self.bytes(&m.disp.to_le_bytes());
+            return;
+        };
+        let short = i8::try_from(m.disp);
+        let mode = match short {
+            Ok(0) if base & 7 != 5 => 0,
+            Ok(_) => 0x40,
+            Err(_) => 0x80,
+        };
+        if m.index.is_some() || base & 7 == 4 {
+            let index = m.index.map_or(4, |x| x & 7);
+            self.bytes(&[mode | field | 4, m.scale << 6 | index << 3 | base & 7]);
+        } else {
+            self.code.push(mode | field | base & 7);
+        }
+        match (mode, short) {
+            (0, _) => {}
+            (0x40, Ok(d)) => self.code.push(d as u8),
+            _ => self.bytes(&m.disp.to_le_bytes()),
+        }
+    }
+    /// An instruction with two registers, the second in ModRM's r/m.
+    pub fn rr(&mut self, wide: bool, opcode: &[u8], reg: u8, rm: u8) {
+        let rex = 0x40 | (wide as u8) << 3 | reg >> 3 << 2 | rm >> 3;
+        if rex != 0x40 {
+            self.code.push(rex);
+        }
+        self.bytes(opcode);
+        self.code.push(0xc0 | (reg & 7) << 3 | rm & 7);
+    }
+
+    /// Loads 64 bits.
+    pub fn load(&mut self, reg: u8, m: Mem) {
+        self.rm(true, &[0x8b], reg, m);
+    }
+    /// Stores 64 bits.
+    pub fn store(&mut self, m: Mem, reg: u8) {
+        self.rm(true, &[0x89], reg, m);
+    }
+    /// Copies 64 bits.
+    pub fn copy(&mut self, to: u8, from: u8) {
+        self.rr(true, &[0x8b], to, from);
+    }
+    /// An address, 64 bits.
+    pub fn lea(&mut self, reg: u8, m: Mem) {
+        self.rm(true, &[0x8d], reg, m);
+    }
+    pub fn load_immediate(&mut self, reg: u8, v: u64) {
+        if let Ok(v) = u32::try_from(v) {
+            if reg >= 8 {
+                self.code.push(0x41);
+            }
+            self.code.push(0xb8 | reg & 7);
+            self.bytes(&v.to_le_bytes());
+        } else {
+            self.bytes(&[0x48 | reg >> 3, 0xb8 | reg & 7]);
+            self.bytes(&v.to_le_bytes());
+        }
+    }
+
+    fn displacement(&mut self, l: Label) {
+        self.uses.push((self.code.len(), l.0));
+        self.bytes(&[0; 4]);
+    }
+    pub fn jump(&mut self, l: Label) {
+        self.code.push(0xe9);
+        self.displacement(l);
+    }
+    pub fn jump_if(&mut self, condition: u8, l: Label) {
+        self.bytes(&[0x0f, 0x80 | condition]);
+        self.displacement(l);
+    }
+    /// Jump or call (`opcode` e9 or e8) to an address, when the code's own first byte will be at `origin`.
+    pub fn far(&mut self, opcode: u8, origin: u64, target: u64) {
+        self.code.push(opcode);
+        let next = origin.wrapping_add(self.code.len() as u64 + 4);
+        self.bytes(&(target.wrapping_sub(next) as u32).to_le_bytes());
+    }
+
+    /// Fills in the displacements. `None` if a label was never bound.
+    pub fn finish(mut self) -> Option<Vec<u8>> {
+        for (at, label) in self.uses {
+            let distance = (self.labels[label]? as i64 - at as i64 - 4) as i32;
+            self.code[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+        }
+        Some(self.code)
+    }
+}
+
+/// The register with a number and a size in bytes; of one byte the low ones only (SPL, not AH).
+pub fn register(number: u8, size: usize) -> Register {
+    let n = number as u32 & 15;
+    match size {
+        1 if n < 4 => Register::AL + n,
+        1 => Register::SPL + (n - 4),
+        2 => Register::AX + n,
+        4 => Register::EAX + n,
+        _ => Register::RAX + n,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, FastFormatter};
+
+    fn text(code: &[u8]) -> Vec<String> {
+        let mut f = FastFormatter::new();
+        Decoder::with_ip(64, code, 0, DecoderOptions::NONE)
+            .iter()
+            .map(|i| {
+                let mut s = String::new();
+                f.format(&i, &mut s);
+                s
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_base_and_index_assembles_to_itself() {
+        for base in 0..16u8 {
+            for disp in [0, 8, -200] {
+                let mut a = Asm::default();
+                a.load(3, Mem::at(base, disp));
+                let i = Decoder::new(64, &a.code, 0).decode();
+                assert_eq!((i.len(), i.memory_base().number()), (a.code.len(), base as usize));
+                assert_eq!(i.memory_displacement64(), disp as i64 as u64);
+                for index in (0..16u8).filter(|i| *i != 4) {
+                    let mut a = Asm::default();
+                    let m = Mem { base: Some(base), index: Some(index), scale: 3, disp };
+                    a.store(m, 12);
+                    let i = Decoder::new(64, &a.code, 0).decode();
+                    assert_eq!(i.len(), a.code.len());
+                    assert_eq!(
+                        (i.memory_base().number(), i.memory_index().number()),
+                        (base as usize, index as usize)
+                    );
+                    assert_eq!((i.memory_index_scale(), i.op1_register()), (8, Register::R12));
+                }
+            }
+        }
+        let mut a = Asm::default();
+        a.lea(1, Mem { base: None, index: Some(9), scale: 2, disp: 16 });
+        assert_eq!(text(&a.code), ["lea rcx,[r9*4+10h]"]);
+    }
+
+    #[test]
+    fn jumps_reach_their_labels() {
+        let mut a = Asm::default();
+        let (back, ahead) = (a.bound(), a.label());
+        a.jump_if(NOT_EQUAL, ahead);
+        a.jump(back);
+        a.bind(ahead);
+        let code = a.finish().unwrap();
+        assert_eq!(text(&code), ["jne 0Bh", "jmp 0h"]);
+        let mut a = Asm::default();
+        let never = a.label();
+        a.jump(never);
+        assert!(a.finish().is_none());
+    }
+
+    #[test]
+    fn registers_by_number_and_size() {
+        assert_eq!(register(0, 1), Register::AL);
+        assert_eq!(register(6, 1), Register::SIL);
+        assert_eq!(register(12, 1), Register::R12L);
+        assert_eq!(register(13, 4), Register::R13D);
+        assert_eq!(register(5, 8), Register::RBP);
+    }
+}

@@ -1,0 +1,285 @@
+//! From a block to host code.
+
+use super::asm::{Asm, Label, Mem, NOT_EQUAL, R14, RAX, SIGN};
+use super::flags::Flags;
+use super::registers::slot;
+use super::runtime::{Shared, field};
+use crate::block::Block;
+use crate::cpu::{Cpu, RIP};
+use crate::op::{Flow, Op};
+use address::{GuestPhys, PAGE_SIZE};
+use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory};
+use memory::GuestMemory;
+use std::mem::offset_of;
+
+/// Where the stack of the op's own handler and RIP are found.
+const EXECUTING: usize = offset_of!(Cpu, executing);
+
+/// A block's code, to be put at the origin it was made for.
+pub struct Made {
+    pub code: Vec<u8>,
+    /// Offsets of the entries: with RAX = RIP, and for jumps within the page.
+    pub checked: usize,
+    pub linked: usize,
+}
+
+/// Code behind the block's own, for what is seldom.
+pub enum Tail {
+    /// Op `op`'s T0 handler; then to `resume`, with the flags loaded if so said, or out of the block, behind the op.
+    /// `mxcsr`: whether the guest's is loaded there, and whether it is to be at `resume`.
+    Handler { from: Label, resume: Option<Label>, op: usize, flags: bool, mxcsr: (bool, bool) },
+    /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page.
+    Link { from: Label, site: usize, delta: i32 },
+    /// On at `delta` from the page.
+    Away { from: Label, delta: i32 },
+}
+
+/// A block under translation.
+pub struct Compiler<'a> {
+    pub a: Asm,
+    pub flags: Flags,
+    pub ops: &'a [Op],
+    /// Linear address of the page, for what is relative to it.
+    pub page: u64,
+    /// The block's offset in it.
+    pub offset: u32,
+    pub origin: u64,
+    pub shared: Shared,
+    pub tails: Vec<Tail>,
+    /// The entry for jumps within the page.
+    pub linked: Label,
+    /// Whether this block has looked if SSE's and AVX's instructions are allowed.
+    pub sse_checked: bool,
+    pub avx_checked: bool,
+    pub mxcsr_checked: bool,
+    /// Whether the processor has the guest's MXCSR here.
+    pub mxcsr_loaded: bool,
+    pub factory: InstructionInfoFactory,
+    encoder: Encoder,
+}
+
+/// Translates a block of 64-bit code that is executed at `rip`, for a place at `origin`. `None` if it can't be.
+///
+/// The bytes are read again: the block has to be [`Block::valid`] after this.
+pub fn compile(block: &Block, rip: u64, memory: &GuestMemory, origin: u64, shared: Shared) -> Option<Made> {
+    let (counter, generation) = block.generation()?;
+    let page_number = i32::try_from(block.pages[0]).ok()?;
+    let offset = (rip % PAGE_SIZE) as u32;
+    let mut bytes = vec![0; block.len as usize];
+    memory.read(GuestPhys(block.pages[0] << 12 | offset as u64), &mut bytes).ok()?;
+    let mut instructions = Vec::with_capacity(block.ops.len());
+    let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
+    for op in block.ops.iter() {
+        let i = decoder.decode();
+        // What doesn't decode is T0's, and the block's last.
+        if i.len() != op.len as usize && op.flow == Flow::Next {
+            return None;
+        }
+        instructions.push(i);
+    }
+
+    let mut a = Asm::default();
+    let linked = a.label();
+    let (stale, empty) = (a.label(), a.label());
+    let count = block.ops.len() as u8;
+    // mov r14, rax; and r14, -4096
+    a.copy(R14, RAX);
+    a.rr(true, &[0x81], 4, R14);
+    a.bytes(&(-4096i32).to_le_bytes());
+    a.store(field!(page_rip), R14);
+    a.load_immediate(R14, counter as u64);
+    a.rm(false, &[0x81], 7, Mem::at(R14, 0));
+    a.bytes(&generation.to_le_bytes());
+    a.jump_if(NOT_EQUAL, stale);
+    for n in 0..2 {
+        a.rm(true, &[0xc7], 0, Mem::cpu(EXECUTING + n * 8));
+        a.bytes(&page_number.to_le_bytes());
+    }
+    a.bind(linked);
+    a.rm(false, &[0x83], 5, field!(fuel));
+    a.bytes(&[count]);
+    a.jump_if(SIGN, empty);
+
+    let mut c = Compiler {
+        a,
+        flags: Flags::Saved,
+        ops: &block.ops,
+        page: rip - offset as u64,
+        offset,
+        origin,
+        shared,
+        tails: Vec::new(),
+        linked,
+        sse_checked: false,
+        avx_checked: false,
+        mxcsr_checked: false,
+        mxcsr_loaded: false,
+        factory: InstructionInfoFactory::new(),
+        encoder: Encoder::new(64),
+    };
+    for (k, i) in instructions.iter().enumerate() {
+        if block.ops[k].flow == Flow::Next {
+            c.attempt(|c| c.instruction(k, i)).or_else(|| c.call_handler(k))?;
+        } else {
+            c.unload_mxcsr();
+            c.attempt(|c| c.end(k, i)).or_else(|| c.call_last(k))?;
+        }
+    }
+    if block.ops.last()?.flow == Flow::Next {
+        c.unload_mxcsr();
+        c.save_flags();
+        c.edge((offset + block.len) as i32);
+    }
+    c.finish_tails();
+
+    c.a.bind(stale);
+    c.far_jump(shared.leave);
+    c.a.bind(empty);
+    c.a.rm(false, &[0x83], 0, field!(fuel));
+    c.a.bytes(&[count]);
+    c.at_page(offset as i32);
+    c.far_jump(shared.leave_for_fuel);
+    let linked = c.a.place(linked)?;
+    Some(Made { code: c.a.finish()?, checked: 0, linked })
+}
+
+impl Compiler<'_> {
+    /// Does `f`, or nothing at all where it gives up.
+    fn attempt(&mut self, f: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
+        let (mark, flags, tails) = (self.a.mark(), self.flags, self.tails.len());
+        let checked = (self.sse_checked, self.avx_checked, self.mxcsr_checked, self.mxcsr_loaded);
+        let done = f(self);
+        if done.is_none() {
+            self.a.reset(mark);
+            self.flags = flags;
+            self.tails.truncate(tails);
+            (self.sse_checked, self.avx_checked, self.mxcsr_checked, self.mxcsr_loaded) = checked;
+        }
+        done
+    }
+
+    /// Appends an instruction.
+    pub fn encode(&mut self, i: &Instruction) -> Option<()> {
+        // Lock elision is a hint, and the host's business.
+        let mut plain = *i;
+        plain.set_has_xacquire_prefix(false);
+        plain.set_has_xrelease_prefix(false);
+        let done = self.encoder.encode(&plain, 0);
+        let bytes = self.encoder.take_buffer();
+        done.ok()?;
+        self.a.bytes(&bytes);
+        Some(())
+    }
+
+    /// The call of op `k`'s T0 handler, flags being saved.
+    fn handler(&mut self, k: usize) {
+        let op: *const Op = &self.ops[k];
+        let left = (self.ops.len() - k) as u32;
+        self.a.load_immediate(RAX, op as u64);
+        self.a.load_immediate(R14, (left << 16 | self.offset) as u64);
+        self.a.far(0xe8, self.origin, self.shared.call_op);
+    }
+
+    /// An op in the middle that T0 does.
+    fn call_handler(&mut self, k: usize) -> Option<()> {
+        self.unload_mxcsr();
+        // It may be LDMXCSR.
+        self.mxcsr_checked = false;
+        self.save_flags();
+        self.handler(k);
+        self.flags = Flags::Saved;
+        Some(())
+    }
+
+    /// A last op that T0 does.
+    fn call_last(&mut self, k: usize) -> Option<()> {
+        self.save_flags();
+        self.handler(k);
+        self.after_handler(k);
+        Some(())
+    }
+
+    /// On to wherever op `k`'s handler left RIP, through the jump cache.
+    fn after_handler(&mut self, k: usize) {
+        let op = &self.ops[k];
+        if op.flow == Flow::EndSet {
+            self.a.load(RAX, slot(RIP as u8));
+        } else {
+            // What is left of the block isn't executed.
+            self.a.rm(false, &[0x83], 0, field!(fuel));
+            self.a.bytes(&[(self.ops.len() - k - 1) as u8]);
+            self.at_page((self.offset + op.offset as u32 + op.len as u32) as i32);
+        }
+        self.far_jump(self.shared.lookup);
+    }
+
+    /// RAX becomes the linear address `delta` from the page.
+    pub fn at_page(&mut self, delta: i32) {
+        self.a.load(RAX, field!(page_rip));
+        self.a.lea(RAX, Mem::at(RAX, delta));
+    }
+
+    pub fn far_jump(&mut self, target: u64) {
+        self.a.far(0xe9, self.origin, target);
+    }
+
+    /// Where op `k`'s handler is called instead, flags being saved.
+    pub fn slow(&mut self, k: usize) -> Label {
+        let from = self.a.label();
+        self.tails.push(Tail::Handler {
+            from,
+            resume: None,
+            op: k,
+            flags: false,
+            mxcsr: (self.mxcsr_loaded, false),
+        });
+        from
+    }
+
+    /// The handler that `slow` gave comes back here.
+    pub fn resume(&mut self, slow: Label) {
+        let here = self.a.bound();
+        let good = self.flags != Flags::Saved;
+        for t in &mut self.tails {
+            if let Tail::Handler { from, resume, flags, mxcsr, .. } = t
+                && *from == slow
+            {
+                (*resume, *flags, mxcsr.1) = (Some(here), good, self.mxcsr_loaded);
+            }
+        }
+    }
+
+    fn finish_tails(&mut self) {
+        for t in std::mem::take(&mut self.tails) {
+            match t {
+                Tail::Handler { from, resume, op, flags, mxcsr } => {
+                    self.a.bind(from);
+                    self.mxcsr_loaded = mxcsr.0;
+                    self.unload_mxcsr();
+                    self.handler(op);
+                    if mxcsr.1 {
+                        self.load_mxcsr();
+                    }
+                    if flags {
+                        self.restore_flags();
+                    }
+                    match resume {
+                        Some(l) => self.a.jump(l),
+                        None => self.after_handler(op),
+                    }
+                }
+                Tail::Link { from, site, delta } => {
+                    self.a.bind(from);
+                    self.a.load_immediate(R14, self.origin + site as u64);
+                    self.at_page(delta);
+                    self.far_jump(self.shared.leave_to_link);
+                }
+                Tail::Away { from, delta } => {
+                    self.a.bind(from);
+                    self.at_page(delta);
+                    self.far_jump(self.shared.lookup);
+                }
+            }
+        }
+    }
+}

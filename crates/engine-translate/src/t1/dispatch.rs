@@ -1,0 +1,155 @@
+//! The executor's side: entering translated code, T0's handlers called from it, leading jumps to their targets.
+
+use super::runtime::{CONTINUE, FAULT, FUEL, JUMPS, Jump, Runtime};
+use crate::block::Block;
+use crate::cpu::{Cpu, RIP};
+use crate::op::{Flow, Op};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Instructions between two returns to the executor: some microseconds, for its look at the clock and at events.
+const FUEL_GIVEN: i32 = 4096;
+
+/// MXCSR's exception masks (SDM 1 10.2.3).
+const MASKS: u32 = 0x1f80;
+
+/// How a run of translated code ended.
+pub(crate) enum Ran {
+    /// RIP is that of the next instruction.
+    On,
+    /// The same, and it is time to look at the clock.
+    LongEnough,
+    /// A fault is noted; RIP is the instruction's. The segment that it accesses memory through.
+    Fault(u8),
+}
+
+/// Runs T0's handler for an op in translated code. `at`: the block's offset in its page, and from bit 16 on the
+/// block's instructions from this one to its last. Returns [`CONTINUE`] or [`FAULT`].
+///
+/// Only translated code calls this, with its vCPU and an op of the block it is.
+pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, op: *const Op, at: u32) -> u32 {
+    // SAFETY: the vCPU is the one that `enter` was given, whose reference isn't used meanwhile. The op is the block's that
+    // the code was made from, which lives until the code is dropped.
+    let (cpu, op) = unsafe { (&mut *cpu, &*op) };
+    cpu.regs[RIP] = cpu.t1.page_rip + (at & 0xfff) as u64;
+    if (op.exec)(cpu, op).is_err() {
+        cpu.regs[RIP] = cpu.this_rip(op);
+        cpu.t1.fault_seg = op.seg;
+        cpu.t1.fuel += (at >> 16) as i32;
+        return FAULT;
+    }
+    let before = cpu.t1.guard;
+    cpu.refresh_translated();
+    // Within a page blocks follow each other unchecked; what leaves it compares the guard.
+    let moved = op.flow == Flow::Next && cpu.t1.guard != before;
+    if moved || cpu.remote.pending.load(Relaxed) != 0 {
+        // The next block's entry leaves.
+        cpu.t1.given -= cpu.t1.fuel;
+        cpu.t1.fuel = 0;
+    }
+    CONTINUE
+}
+
+impl Cpu {
+    /// Copies to where translated code looks what handlers may have changed.
+    #[inline]
+    fn refresh_translated(&mut self) {
+        self.t1.epoch = self.tlb.tag(0);
+        self.t1.guard = self.jump_guard();
+        (self.t1.sse, self.t1.avx) = (self.sse_allowed(), self.avx_allowed());
+        self.t1.masked = self.vector.mxcsr() & MASKS == MASKS;
+    }
+
+    /// Runs the block's translated code and what it leads to. `None` if it has none.
+    #[inline]
+    pub(crate) fn run_translated(&mut self, block: &Block) -> Option<Ran> {
+        if self.single || !self.mode.is64() {
+            return None;
+        }
+        let code = match block.translation.checked.load(Relaxed) {
+            0 => {
+                let heat = block.translation.heat.load(Relaxed);
+                if heat < self.t1.threshold {
+                    block.translation.heat.store(heat + 1, Relaxed);
+                    return None;
+                }
+                if self.t1.threshold == u32::MAX {
+                    return None;
+                }
+                self.translate_block(block)?
+            }
+            code => code,
+        };
+        Some(self.enter_translated(block, code))
+    }
+
+    /// Translates a block; the address of its checking entry.
+    #[cold]
+    #[inline(never)]
+    fn translate_block(&mut self, block: &Block) -> Option<u64> {
+        // Again only after another lap of T0, if it can't be done now.
+        block.translation.heat.store(0, Relaxed);
+        if self.t1.runtime.is_none() {
+            match Runtime::new() {
+                Ok(r) => {
+                    let r = self.t1.runtime.insert(Box::new(r));
+                    self.t1.jumps = r.jumps.as_ptr();
+                }
+                Err(e) => {
+                    log::warn!(
+                        "vCPU {}: no memory to execute translated code ({e}); going on without",
+                        self.id
+                    );
+                    self.t1.threshold = u32::MAX;
+                    return None;
+                }
+            }
+        }
+        let memory = self.shared.memory.clone();
+        let rip = self.regs[RIP];
+        let runtime = self.t1.runtime.as_mut()?;
+        if runtime.full() {
+            // The next block that is not found clears.
+            return None;
+        }
+        let made = super::compile::compile(block, rip, &memory, runtime.origin(), runtime.shared)?;
+        // What was read again is what was decoded, if the page did not change.
+        if !block.valid() {
+            return None;
+        }
+        let origin = runtime.add(&made.code)?;
+        block.translation.checked.store(origin + made.checked as u64, Relaxed);
+        block.translation.linked.store(origin + made.linked as u64, Relaxed);
+        Some(origin + made.checked as u64)
+    }
+
+    fn enter_translated(&mut self, block: &Block, code: u64) -> Ran {
+        self.refresh_translated();
+        let rip = self.regs[RIP];
+        let guard = self.t1.guard;
+        let site = std::mem::take(&mut self.t1.link_site);
+        let Some(runtime) = &mut self.t1.runtime else { return Ran::On };
+        runtime.jumps[rip as usize % JUMPS] = Jump { rip, guard, code };
+        // The jump was made on the page that `executing` names, and its target has not been interrupted.
+        if site != 0 && self.t1.link_rip == rip && self.executing[0] == block.pages[0] {
+            runtime.link(site, block.translation.linked.load(Relaxed));
+        }
+        let enter = runtime.shared.enter;
+        (self.t1.given, self.t1.fuel) = (FUEL_GIVEN, FUEL_GIVEN);
+        self.executing = block.pages;
+        // SAFETY: `enter` and `code` are in this vCPU's code memory, and stay as long as `block` does. The code touches the
+        // Cpu (by R15 and through `run_op`), guest memory by addresses that the soft TLB gave, and the stack below.
+        let why = unsafe {
+            let f: extern "sysv64" fn(*mut Cpu, u64) -> u32 = std::mem::transmute(enter as *const u8);
+            f(self, code)
+        };
+        let executed = self.t1.given - self.t1.fuel;
+        self.retired += executed as u64;
+        match why {
+            FAULT => Ran::Fault(self.t1.fault_seg),
+            FUEL => Ran::LongEnough,
+            // Left for another reason, after a while all the same.
+            _ if executed > FUEL_GIVEN / 8 => Ran::LongEnough,
+            _ => Ran::On,
+        }
+    }
+}

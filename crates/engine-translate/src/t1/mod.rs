@@ -1,0 +1,123 @@
+//! Tier T1: hot blocks of 64-bit code as near-verbatim host code.
+//!
+//! - [`asm`], [`runtime`]: the assembler, the code memory, and the code that blocks share (entering, leaving, calling T0)
+//! - [`compile`]: a block, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
+//!   replaced; [`access`]: the inline look at the soft TLB; [`control`]: ends of blocks; [`special`]: implicit operands
+//! - [`vector`]: SSE and AVX
+//! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are
+//! - [`dispatch`]: what the executor does with it
+//!
+//! Guest registers have a host register each ([`registers`]), all but R12 to R15, which stay in the [`Cpu`]. RAX and R14
+//! are scratch, R15 points to the `Cpu`, RSP is the host's own stack. Whatever T1 does not take, and every access that
+//! misses in the soft TLB, is a call of the instruction's T0 handler, so faults, devices, self-modifying code and odd
+//! instructions have one implementation only. Between blocks the status flags are in [`Cpu::status`].
+//!
+//! Code does not depend on the linear address it runs at: a block knows its place in its page, and [`T1::page_rip`] says
+//! where the page is. Blocks of one page jump to each other directly; what leaves the page goes through a cache by
+//! linear address, which checks the address mapping, and the entry of the block, which checks the page's generation.
+
+mod access;
+mod asm;
+mod compile;
+mod control;
+mod dispatch;
+mod flags;
+mod forms;
+mod lower;
+mod registers;
+mod runtime;
+mod special;
+#[cfg(test)]
+mod tests;
+mod vector;
+
+pub(crate) use dispatch::Ran;
+use runtime::Runtime;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+#[cfg(doc)]
+use crate::cpu::Cpu;
+
+/// Executions in T0 after which a block is translated, unless [`T1::threshold`] says otherwise.
+const THRESHOLD: u32 = 16;
+
+/// Fields that translated code finds at fixed places in the vCPU, and its memory.
+#[repr(C)]
+pub struct T1 {
+    /// Instructions that blocks may still begin before they return to the executor.
+    fuel: i32,
+    /// What `fuel` was at first, less what was taken away.
+    given: i32,
+    /// Linear address of the page being executed.
+    page_rip: u64,
+    /// What the soft TLB's tags have in their low twelve bits.
+    epoch: u64,
+    /// [`Cpu::jump_guard`].
+    guard: u64,
+    /// The jump cache.
+    jumps: *const runtime::Jump,
+    /// The jump that was left through, to be led to its target from now on; and that target.
+    link_site: u64,
+    link_rip: u64,
+    /// Target of an indirect call, and its code, while the return address is pushed.
+    target_rip: u64,
+    target_code: u64,
+    /// Whether SSE's and AVX's instructions may be executed, as a byte of 0 or 1.
+    sse: bool,
+    avx: bool,
+    /// Whether MXCSR masks all exceptions.
+    masked: bool,
+    /// Segment of the instruction that faulted.
+    fault_seg: u8,
+    /// Executions after which a block is translated; `u32::MAX` for never.
+    pub threshold: u32,
+    runtime: Option<Box<Runtime>>,
+}
+
+impl Default for T1 {
+    fn default() -> Self {
+        Self {
+            fuel: 0,
+            given: 0,
+            page_rip: 0,
+            epoch: 0,
+            guard: u64::MAX,
+            jumps: std::ptr::null(),
+            link_site: 0,
+            link_rip: 0,
+            target_rip: 0,
+            target_code: 0,
+            sse: false,
+            avx: false,
+            masked: false,
+            fault_seg: 0,
+            threshold: THRESHOLD,
+            runtime: None,
+        }
+    }
+}
+
+impl T1 {
+    /// Whether the code memory has no room for another block: everything is to be dropped.
+    pub(crate) fn full(&self) -> bool {
+        self.runtime.as_ref().is_some_and(|r| r.full())
+    }
+    /// The block cache is empty: nothing refers to translated code any more, nor the other way round.
+    pub(crate) fn clear(&mut self) {
+        if let Some(r) = &mut self.runtime {
+            r.clear();
+        }
+        self.link_site = 0;
+    }
+}
+
+/// What a block knows of its translated form.
+#[derive(Default)]
+pub struct Translation {
+    /// Executions in T0.
+    heat: AtomicU32,
+    /// Address of the entry that checks the page's generation; 0 for none.
+    checked: AtomicU64,
+    /// Address of the entry for jumps within the page.
+    linked: AtomicU64,
+}

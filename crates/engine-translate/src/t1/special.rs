@@ -1,0 +1,225 @@
+//! Instructions with implicit operands: the stack's, and the accumulator's.
+
+use super::access::Ea;
+use super::asm::{ABOVE_OR_EQUAL, BELOW_OR_EQUAL, Mem, NOT_EQUAL, R14, RAX, register};
+use super::compile::Compiler;
+use super::flags::Flags;
+use super::forms::alignment;
+use super::lower::replace_memory;
+use super::registers::{self, ACCUMULATOR, Place, STACK, slot};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+
+/// The host register of the guest's RBP.
+const FRAME: u8 = 5;
+/// That of RDX.
+const UPPER: u8 = 2;
+
+impl Compiler<'_> {
+    /// `None` if the instruction is none of these, `Some(None)` if T0 is to do it.
+    pub fn special(&mut self, k: usize, i: &Instruction) -> Option<Option<()>> {
+        Some(match i.mnemonic() {
+            Mnemonic::Push => self.push(k, i),
+            Mnemonic::Pop => self.pop(k, i),
+            Mnemonic::Leave => self.leave(k, i),
+            Mnemonic::Div | Mnemonic::Idiv => self.divide(k, i),
+            Mnemonic::Cmpxchg => self.compare_exchange(k, i),
+            Mnemonic::Mul | Mnemonic::Imul if i.op_count() == 1 => self.multiply(k, i),
+            Mnemonic::Cbw
+            | Mnemonic::Cwde
+            | Mnemonic::Cdqe
+            | Mnemonic::Cwd
+            | Mnemonic::Cdq
+            | Mnemonic::Cqo => {
+                // The accumulator's own conversions, in the accumulator. Flags stay.
+                self.a.copy(RAX, ACCUMULATOR);
+                self.encode(i).map(|()| self.a.copy(ACCUMULATOR, RAX))
+            }
+            _ => return None,
+        })
+    }
+
+    fn push(&mut self, k: usize, i: &Instruction) -> Option<()> {
+        let immediate = match i.code() {
+            Code::Push_r64 => None,
+            Code::Pushq_imm8 | Code::Pushq_imm32 => Some(i.immediate(0) as i32),
+            _ => return None,
+        };
+        self.save_flags();
+        let slow = self.slow(k);
+        let ea = Ea::simple(STACK, -8);
+        self.check(&ea, 8, 1, true, slow);
+        let m = self.host(&ea, true);
+        match immediate {
+            Some(v) => {
+                self.a.rm(true, &[0xc7], 0, m);
+                self.a.bytes(&v.to_le_bytes());
+            }
+            None => match registers::place(registers::number(i.op0_register())?) {
+                Place::Host(h) => self.a.store(m, h),
+                Place::Slot(n) => {
+                    self.a.load(RAX, slot(n));
+                    self.a.store(m, RAX);
+                }
+            },
+        }
+        self.a.lea(STACK, Mem::at(STACK, -8));
+        self.flags = Flags::Saved;
+        self.resume(slow);
+        Some(())
+    }
+
+    fn pop(&mut self, k: usize, i: &Instruction) -> Option<()> {
+        if i.code() != Code::Pop_r64 {
+            return None;
+        }
+        let to = registers::place(registers::number(i.op0_register())?);
+        self.save_flags();
+        let slow = self.slow(k);
+        let ea = Ea::simple(STACK, 0);
+        self.check(&ea, 8, 1, false, slow);
+        let m = self.host(&ea, true);
+        match to {
+            Place::Host(h) => self.a.load(h, m),
+            Place::Slot(n) => {
+                self.a.load(RAX, m);
+                self.a.store(slot(n), RAX);
+            }
+        }
+        if to != Place::Host(STACK) {
+            self.a.lea(STACK, Mem::at(STACK, 8));
+        }
+        self.flags = Flags::Saved;
+        self.resume(slow);
+        Some(())
+    }
+
+    fn leave(&mut self, k: usize, i: &Instruction) -> Option<()> {
+        if i.code() != Code::Leaveq {
+            return None;
+        }
+        self.save_flags();
+        let slow = self.slow(k);
+        let ea = Ea::simple(FRAME, 0);
+        self.check(&ea, 8, 1, false, slow);
+        let m = self.host(&ea, true);
+        self.a.load(RAX, m);
+        self.a.lea(STACK, Mem::at(FRAME, 8));
+        self.a.copy(FRAME, RAX);
+        self.flags = Flags::Saved;
+        self.resume(slow);
+        Some(())
+    }
+
+    /// One-operand MUL and IMUL: the accumulator times the operand.
+    fn multiply(&mut self, k: usize, i: &Instruction) -> Option<()> {
+        let mut out = *i;
+        let mut slow = None;
+        if i.op0_kind() == OpKind::Memory {
+            let ea = self.ea(i, &self.ops[k])?;
+            self.save_flags();
+            let miss = self.slow(k);
+            self.check(&ea, i.memory_size().size(), 1, false, miss);
+            let m = self.host(&ea, true);
+            replace_memory(&mut out, m);
+            slow = Some(miss);
+        } else {
+            let r = i.op0_register();
+            let host = match registers::place(registers::number(r)?) {
+                Place::Host(h) => h,
+                Place::Slot(n) => {
+                    self.a.load(R14, slot(n));
+                    R14
+                }
+            };
+            out.set_op0_register(register(host, r.size()));
+        }
+        self.a.copy(RAX, ACCUMULATOR);
+        self.encode(&out)?;
+        self.a.copy(ACCUMULATOR, RAX);
+        self.flags = Flags::Native;
+        if let Some(slow) = slow {
+            self.resume(slow);
+        }
+        Some(())
+    }
+
+    /// CMPXCHG with memory.
+    fn compare_exchange(&mut self, k: usize, i: &Instruction) -> Option<()> {
+        let r = i.op1_register();
+        let Place::Host(new) = registers::place(registers::number(r)?) else { return None };
+        if i.op0_kind() != OpKind::Memory {
+            return None;
+        }
+        let mut out = *i;
+        out.set_op1_register(register(new, r.size()));
+        let ea = self.ea(i, &self.ops[k])?;
+        self.save_flags();
+        let slow = self.slow(k);
+        let size = i.memory_size().size();
+        self.check(&ea, size, alignment(i, size), true, slow);
+        let m = self.host(&ea, true);
+        replace_memory(&mut out, m);
+        self.a.copy(RAX, ACCUMULATOR);
+        self.encode(&out)?;
+        self.a.copy(ACCUMULATOR, RAX);
+        self.flags = Flags::Native;
+        self.resume(slow);
+        Some(())
+    }
+
+    /// DIV and IDIV of 32 and 64 bits, where it is plain that the quotient fits.
+    fn divide(&mut self, k: usize, i: &Instruction) -> Option<()> {
+        let (size, memory) = match i.op0_kind() {
+            OpKind::Memory => (i.memory_size().size(), true),
+            _ => (i.op0_register().size(), false),
+        };
+        if size < 4 {
+            return None;
+        }
+        let wide = size == 8;
+        self.save_flags();
+        let slow = self.slow(k);
+        let divisor = if memory {
+            let ea = self.ea(i, &self.ops[k])?;
+            self.check(&ea, size, 1, false, slow);
+            let m = self.host(&ea, false);
+            self.a.rm(wide, &[0x8b], R14, m);
+            R14
+        } else {
+            match registers::place(registers::number(i.op0_register())?) {
+                Place::Host(h) => h,
+                Place::Slot(n) => {
+                    self.a.load(R14, slot(n));
+                    R14
+                }
+            }
+        };
+        self.flags = Flags::Saved;
+        if i.mnemonic() == Mnemonic::Div {
+            // cmp rdx, divisor
+            self.a.rr(wide, &[0x3b], UPPER, divisor);
+            self.a.jump_if(ABOVE_OR_EQUAL, slow);
+        } else {
+            // The upper half is the lower one's sign: mov rax, lower; sar rax, 31 or 63; cmp rax, rdx
+            self.a.rr(wide, &[0x8b], RAX, ACCUMULATOR);
+            self.a.rr(wide, &[0xc1], 7, RAX);
+            self.a.bytes(&[size as u8 * 8 - 1]);
+            self.a.rr(wide, &[0x3b], RAX, UPPER);
+            self.a.jump_if(NOT_EQUAL, slow);
+            // The divisor is neither 0 nor -1: lea rax, [divisor + 1]; cmp rax, 1
+            self.a.rm(wide, &[0x8d], RAX, Mem::at(divisor, 1));
+            self.a.rr(wide, &[0x83], 7, RAX);
+            self.a.bytes(&[1]);
+            self.a.jump_if(BELOW_OR_EQUAL, slow);
+        }
+        // Processors leave flags as they were, or don't.
+        self.need_flags();
+        self.a.copy(RAX, ACCUMULATOR);
+        let extension = if i.mnemonic() == Mnemonic::Div { 6 } else { 7 };
+        self.a.rr(wide, &[0xf7], extension, divisor);
+        self.a.copy(ACCUMULATOR, RAX);
+        self.flags = Flags::Native;
+        self.resume(slow);
+        Some(())
+    }
+}
