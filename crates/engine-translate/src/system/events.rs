@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use x86::segment::Segment;
 use x86::state::Activity;
-use x86::{Cr0, Cr4, Efer, Exception, Rflags, Vector};
+use x86::{Cr0, Exception, Rflags, Vector};
 
 impl Cpu {
     /// Fires the local APIC's timer if its time has come.
@@ -187,27 +187,15 @@ impl Cpu {
 
     /// INIT (SDM 3A table 9-1): as power-on, but the FPU, the caches, the TSC and most MSRs stay.
     fn init(&mut self) {
-        let s = x86::State::reset();
+        let mut s = x86::State::reset();
+        s.gpr[RDX] = super::cpuid::signature() as u64;
+        s.cr0 = Cr0::ET | self.cr0 & (Cr0::CD | Cr0::NW);
         let boot = {
             let mut apic = self.remote.lock_apic();
             apic.init_reset();
             apic.is_bootstrap()
         };
-        self.regs[..16].copy_from_slice(&s.gpr);
-        self.regs[RDX] = super::cpuid::signature() as u64;
-        self.regs[RIP] = s.rip;
-        self.set_rflags(s.rflags.bits());
-        self.seg = s.seg;
-        self.ldtr = s.ldtr;
-        self.tr = s.tr;
-        self.gdtr = s.gdtr;
-        self.idtr = s.idtr;
-        self.cr0 = Cr0::ET | self.cr0 & (Cr0::CD | Cr0::NW);
-        self.cr2 = 0;
-        self.cr3 = 0;
-        self.cr4 = Cr4::empty();
-        self.efer = Efer::empty();
-        self.dr = s.dr;
+        self.load_registers(&s);
         self.cpl = 0;
         self.interrupt_shadow = false;
         self.single = false;

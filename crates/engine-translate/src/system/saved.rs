@@ -53,6 +53,25 @@ impl Cpu {
         })
     }
 
+    /// Takes the general, segment, control and debug registers and the flags as they are in `s`. What is derived from
+    /// them is up to the caller.
+    pub(super) fn load_registers(&mut self, s: &State) {
+        self.regs[..16].copy_from_slice(&s.gpr);
+        self.regs[RIP] = s.rip;
+        self.set_rflags(s.rflags.bits());
+        self.seg = s.seg;
+        self.ldtr = s.ldtr;
+        self.tr = s.tr;
+        self.gdtr = s.gdtr;
+        self.idtr = s.idtr;
+        self.cr0 = s.cr0 | Cr0::ET;
+        self.cr2 = s.cr2;
+        self.cr3 = s.cr3;
+        self.cr4 = s.cr4;
+        self.efer = s.efer;
+        self.dr = s.dr;
+    }
+
     /// Replaces everything; refuses what no processor could hold, and is then unchanged but for MSRs.
     pub(crate) fn restore(&mut self, s: &State) -> Result<()> {
         let bad = |why: &str| Err(Error::InvalidState(why.to_string()));
@@ -93,21 +112,8 @@ impl Cpu {
         }
         self.restore_apic(s)?;
 
-        self.regs[..16].copy_from_slice(&s.gpr);
-        self.regs[RIP] = s.rip;
-        self.set_rflags(s.rflags.bits());
-        self.seg = s.seg;
-        self.ldtr = s.ldtr;
-        self.tr = s.tr;
-        self.gdtr = s.gdtr;
-        self.idtr = s.idtr;
-        self.cr0 = s.cr0 | Cr0::ET;
-        self.cr2 = s.cr2;
-        self.cr3 = s.cr3;
-        self.cr4 = s.cr4;
-        self.efer = s.efer;
+        self.load_registers(s);
         self.efer.set(Efer::LMA, long);
-        self.dr = s.dr;
         self.cpl = match () {
             _ if !s.cr0.contains(Cr0::PE) => 0,
             _ if s.rflags.contains(Rflags::VM) => 3,
