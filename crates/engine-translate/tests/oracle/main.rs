@@ -1,8 +1,9 @@
-//! The host processor as oracle: random instruction sequences run natively and in the interpreter, and everything a
-//! program can see is compared: registers, status flags (undefined ones too), x87 and vector state, memory, exceptions.
+//! The host processor as oracle: random instruction sequences run natively, interpreted (T0) and translated (T1), and
+//! everything a program can see is compared: registers, status flags (undefined ones too), x87 and vector state, memory,
+//! exceptions. What T1 does not take it leaves to T0's handlers, so every class runs in both.
 //!
 //! `AUBERGE_ORACLE_SEED` and `AUBERGE_ORACLE_COUNT` (sequences a test) change the defaults. A failing sequence is shortened
-//! and printed with both results.
+//! and printed with the results.
 
 mod catalogue;
 mod descriptors;
@@ -23,14 +24,28 @@ use rng::Rng;
 use state::{Ending, Outcome, differences};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use translated::{Tier, Translated};
+use translated::{TIERS, Tier, Translated};
 
-/// Both sides, with the same window.
-struct Pair {
+/// The processor and both tiers, with the same window.
+struct Sides {
     base: u64,
     pool: Vec<Entry>,
     native: Native,
-    translated: Translated,
+    tiers: [Translated; 2],
+}
+
+/// What a sequence came to.
+struct Outcomes {
+    native: Outcome,
+    /// In [`TIERS`]' order.
+    tiers: [Outcome; 2],
+}
+
+impl Outcomes {
+    /// The first tier that isn't as the processor.
+    fn wrong(&self) -> Option<(Tier, &Outcome)> {
+        TIERS.into_iter().zip(&self.tiers).find(|(_, o)| **o != self.native)
+    }
 }
 
 /// Each test has a window of its own, 2 MiB apart, all below 2 GiB.
@@ -39,20 +54,20 @@ fn new_base() -> u64 {
     NEXT.fetch_add(0x20_0000, Ordering::Relaxed)
 }
 
-impl Pair {
+impl Sides {
     /// With segments other than Linux's flat ones if `segments`.
-    fn new(tier: Tier, bits: u32, segments: bool) -> Self {
+    fn new(bits: u32, segments: bool) -> Self {
         let base = new_base();
         let mut rng = Rng(7);
         let read_only: Vec<u8> = (0..0x200).flat_map(|_| values::scalar(&mut rng).to_le_bytes()).collect();
         let pool = if segments { pool(base, bits, &mut rng) } else { Vec::new() };
         let native = Native::new(base, &read_only, &pool);
-        let translated = Translated::new(tier, base, &read_only, &pool);
-        Self { base, native, translated, pool }
+        let tiers = TIERS.map(|tier| Translated::new(tier, base, &read_only, &pool));
+        Self { base, native, tiers, pool }
     }
 
-    /// Both outcomes; `None` if the sequence can't be assembled or tells nothing.
-    fn run(&mut self, s: &Sequence) -> Option<(Outcome, Outcome)> {
+    /// All outcomes; `None` if the sequence can't be assembled or tells nothing.
+    fn run(&mut self, s: &Sequence) -> Option<Outcomes> {
         let code = s.assemble()?;
         let native = self.native.run(&code, &s.start, &s.data);
         // Single-stepping isn't what is tested here.
@@ -63,7 +78,7 @@ impl Pair {
         if matches!(native.ending, Ending::Exception { vector: 14, address, .. } if address >> 47 != 0) {
             return None;
         }
-        let mut ours = self.translated.run(&code, &s.start, &s.data);
+        let mut tiers = self.tiers.each_mut().map(|t| t.run(&code, &s.start, &s.data));
         // Whether bytes not selected may fault is the processor's choice (SDM 2B, "MASKMOVQ").
         let masked = |i: &Item| {
             matches!(
@@ -71,24 +86,26 @@ impl Pair {
                 Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu | Mnemonic::Maskmovq
             )
         };
-        if native.ending != ours.ending && s.items.iter().any(masked) {
+        if tiers.iter().any(|t| t.ending != native.ending) && s.items.iter().any(masked) {
             return None;
         }
-        tolerate(&code, s, &native, &mut ours);
-        Some((native, ours))
+        tiers.iter_mut().for_each(|ours| tolerate(&code, s, &native, ours));
+        Some(Outcomes { native, tiers })
     }
 
-    fn differs(&mut self, s: &Sequence) -> bool {
-        self.run(s).is_some_and(|(n, o)| n != o)
+    /// The first tier that a sequence goes wrong in.
+    fn wrong(&mut self, s: &Sequence) -> Option<Tier> {
+        self.run(s)?.wrong().map(|(tier, _)| tier)
     }
 
     /// The shortest sequence that still fails, by leaving out instructions.
     fn shorten(&mut self, mut s: Sequence) -> Sequence {
+        let tier = self.wrong(&s);
         let mut n = 0;
         while n < s.items.len() && s.items.len() > 1 {
             let mut shorter = s.clone();
             shorter.items.remove(n);
-            if self.differs(&shorter) { s = shorter } else { n += 1 }
+            if self.wrong(&shorter) == tier { s = shorter } else { n += 1 }
         }
         s
     }
@@ -107,8 +124,10 @@ impl Pair {
             formatter.format(&i, &mut text);
             text += &format!("   ({:?})\n", i.code());
         }
-        if let Some((n, o)) = self.run(s) {
-            text += &differences(&s.start, &s.data, &n, &o);
+        if let Some(outcomes) = self.run(s)
+            && let Some((tier, ours)) = outcomes.wrong()
+        {
+            text += &differences(&s.start, &s.data, &outcomes.native, tier, ours);
         }
         text
     }
@@ -187,16 +206,16 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// Runs `default` sequences (or as many as the environment says) of a class.
-fn compare(tier: Tier, class: Class, bits: u32, default: u64) {
-    compare_with(tier, class, bits, false, default);
+fn compare(class: Class, bits: u32, default: u64) {
+    compare_with(class, bits, false, default);
 }
 
 /// The same, with segments from the LDT if `segments`.
-fn compare_with(tier: Tier, class: Class, bits: u32, segments: bool, default: u64) {
+fn compare_with(class: Class, bits: u32, segments: bool, default: u64) {
     let seed = setting("AUBERGE_ORACLE_SEED", 0xa0be_49e5);
     let count = setting("AUBERGE_ORACLE_COUNT", default);
-    let mut pair = Pair::new(tier, bits, segments);
-    let mut generator = Generator::new(class, bits, pair.base, pair.pool.clone());
+    let mut sides = Sides::new(bits, segments);
+    let mut generator = Generator::new(class, bits, sides.base, sides.pool.clone());
     let mut rng = Rng(seed ^ (class as u64) << 40 ^ (bits as u64) << 48 ^ (segments as u64) << 56);
     let all: Vec<Code> = generator.codes().to_vec();
     let (mut done, mut attempts, mut instructions, mut faults) = (0u64, 0u64, 0u64, 0u64);
@@ -206,20 +225,21 @@ fn compare_with(tier: Tier, class: Class, bits: u32, segments: bool, default: u6
         let code = all[attempts as usize % all.len()];
         attempts += 1;
         let Some(s) = generator.sequence(&mut rng, code) else { continue };
-        let Some((native, ours)) = pair.run(&s) else { continue };
+        let Some(outcomes) = sides.run(&s) else { continue };
         done += 1;
         instructions += s.items.len() as u64;
         *made.entry(format!("{code:?}")).or_default() += 1;
-        faults += (native.ending != Ending::Ran) as u64;
-        if native != ours {
-            let short = pair.shorten(s);
-            let name = short.items.last().map_or(String::new(), |i| format!("{:?}", i.instruction.code()));
+        faults += (outcomes.native.ending != Ending::Ran) as u64;
+        if let Some((tier, _)) = outcomes.wrong() {
+            let short = sides.shorten(s);
+            let last = short.items.last().map_or(Code::INVALID, |i| i.instruction.code());
+            let name = format!("{tier:?} {last:?}");
             failures.entry(name).or_insert((0, short)).0 += 1;
         }
     }
     let never: Vec<&String> = made.iter().filter(|(_, n)| **n == 0).map(|(c, _)| c).collect();
     println!(
-        "{tier:?}, {class:?}, {bits} bits, segments {segments}, seed {seed:#x}: {done} sequences, {instructions} instructions of {} kinds, {faults} faults",
+        "{class:?}, {bits} bits, segments {segments}, seed {seed:#x}: {done} sequences, {instructions} instructions of {} kinds, {faults} faults",
         all.len() - never.len()
     );
     if !never.is_empty() {
@@ -227,7 +247,7 @@ fn compare_with(tier: Tier, class: Class, bits: u32, segments: bool, default: u6
     }
     let limit = setting("AUBERGE_ORACLE_REPORTS", 20) as usize;
     for (name, (n, s)) in failures.iter().take(limit) {
-        println!("\n{n} failures like this one ({name}):\n{}", pair.report(s));
+        println!("\n{n} failures like this one ({name}):\n{}", sides.report(s));
     }
     let names: Vec<String> = failures.iter().map(|(name, (n, _))| format!("{name} {n}")).collect();
     assert!(failures.is_empty(), "seed {seed:#x}: {} kinds of failures: {}", names.len(), names.join(", "));
@@ -236,70 +256,50 @@ fn compare_with(tier: Tier, class: Class, bits: u32, segments: bool, default: u6
 
 #[test]
 fn integer_64_bit_code_matches_the_processor() {
-    compare(Tier::T0, Class::Integer, 64, 40_000);
+    compare(Class::Integer, 64, 40_000);
 }
 
 #[test]
 fn integer_32_bit_code_matches_the_processor() {
-    compare(Tier::T0, Class::Integer, 32, 20_000);
+    compare(Class::Integer, 32, 20_000);
 }
 
 #[test]
 fn segmented_16_bit_code_matches_the_processor() {
-    compare_with(Tier::T0, Class::Integer, 16, true, 12_000);
+    compare_with(Class::Integer, 16, true, 12_000);
 }
 
 #[test]
 fn segmented_32_bit_code_matches_the_processor() {
-    compare_with(Tier::T0, Class::Integer, 32, true, 8_000);
+    compare_with(Class::Integer, 32, true, 8_000);
 }
 
 #[test]
 fn x87_matches_the_processor() {
-    compare(Tier::T0, Class::X87, 64, 20_000);
+    compare(Class::X87, 64, 20_000);
 }
 
 #[test]
 fn sse_matches_the_processor() {
-    compare(Tier::T0, Class::Sse, 64, 30_000);
+    compare(Class::Sse, 64, 30_000);
 }
 
 #[test]
 fn avx_matches_the_processor() {
-    compare(Tier::T0, Class::Avx, 64, 30_000);
-}
-
-#[test]
-fn translated_integer_64_bit_code_matches_the_processor() {
-    compare(Tier::T1, Class::Integer, 64, 40_000);
-}
-
-#[test]
-fn translated_x87_matches_the_processor() {
-    compare(Tier::T1, Class::X87, 64, 2_000);
-}
-
-#[test]
-fn translated_avx_matches_the_processor() {
-    compare(Tier::T1, Class::Avx, 64, 20_000);
-}
-
-#[test]
-fn translated_sse_matches_the_processor() {
-    compare(Tier::T1, Class::Sse, 64, 20_000);
+    compare(Class::Avx, 64, 30_000);
 }
 
 #[test]
 fn x87_in_32_bit_code_matches_the_processor() {
-    compare(Tier::T0, Class::X87, 32, 10_000);
+    compare(Class::X87, 32, 10_000);
 }
 
 #[test]
 fn sse_in_32_bit_code_matches_the_processor() {
-    compare(Tier::T0, Class::Sse, 32, 12_000);
+    compare(Class::Sse, 32, 12_000);
 }
 
 #[test]
 fn avx_in_32_bit_code_matches_the_processor() {
-    compare(Tier::T0, Class::Avx, 32, 12_000);
+    compare(Class::Avx, 32, 12_000);
 }

@@ -1,10 +1,10 @@
 //! Sequences on the host processor, in this process: a signal handler exchanges the whole register file, twice.
 //!
 //! `ud2` enters the handler, which keeps the interrupted registers and returns into the sequence with its registers; an
-//! exception, or the `int3` behind the sequence, enters it again: it notes the registers and returns behind the `ud2`.
+//! exception, or the HLT behind the sequence, enters it again: it notes the registers and returns behind the `ud2`.
 
 use crate::descriptors::Entry;
-use crate::state::{Ending, LINUX64, Outcome, Registers, XSAVE, place};
+use crate::state::{END, Ending, LINUX64, Outcome, Registers, XSAVE, place};
 use std::arch::{asm, naked_asm};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -88,7 +88,7 @@ impl Native {
         }
     }
 
-    /// Runs `code`, followed by `int3`, from `start`, with `data` in the two writable pages.
+    /// Runs `code`, followed by HLT, from `start`, with `data` in the two writable pages.
     pub fn run(&mut self, code: &[u8], start: &Registers, data: &[u8]) -> Outcome {
         let at = (self.base + place::DATA) as *mut u8;
         assert!(code.len() < 0xfff && data.len() == place::DATA_LEN);
@@ -96,7 +96,8 @@ impl Native {
         unsafe {
             std::ptr::copy_nonoverlapping(code.as_ptr(), self.code, code.len());
             // Code may read what is behind it.
-            self.code.add(code.len()).write_bytes(0xcc, 0x1000 - code.len());
+            self.code.add(code.len()).write(END);
+            self.code.add(code.len() + 1).write_bytes(0xcc, 0xfff - code.len());
             std::ptr::copy_nonoverlapping(data.as_ptr(), at, data.len());
             self.session.phase = Phase::Enter;
             self.session.start = start;
@@ -110,11 +111,10 @@ impl Native {
         let mut after = vec![0; data.len()];
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(at, after.as_mut_ptr(), after.len()) };
-        let mut registers = self.session.end.clone();
+        let registers = self.session.end.clone();
         let end = start.rip + code.len() as u64;
         let (vector, code, address) = self.session.trap;
-        let ending = if vector == 3 && registers.rip == end + 1 {
-            registers.rip = end;
+        let ending = if vector == 13 && registers.rip == end {
             Ending::Ran
         } else {
             let address = if vector == 14 { address } else { 0 };

@@ -1,5 +1,6 @@
 //! What a sequence starts from and ends with.
 
+use crate::translated::Tier;
 use std::fmt::Write;
 
 /// Where things are in the guest's (and the native process's) linear addresses, from the window's base.
@@ -16,6 +17,9 @@ pub mod place {
 
 /// RFLAGS bits that are compared: status, DF, NT, AC, ID.
 pub const FLAGS: u64 = 0x24_4cd5;
+
+/// What stands behind a sequence: HLT, which programs may not execute.
+pub const END: u8 = 0xf4;
 
 /// Bytes of XSAVE image that are kept.
 pub const XSAVE: usize = 832;
@@ -81,13 +85,13 @@ impl Registers {
     }
 }
 
-/// The fields that differ, one a line: name, native, translated, and where it started.
-pub fn differences(start: &Registers, data: &[u8], native: &Outcome, ours: &Outcome) -> String {
+/// The fields that differ, one a line: name, native, the tier's, and where it started.
+pub fn differences(start: &Registers, data: &[u8], native: &Outcome, tier: Tier, ours: &Outcome) -> String {
     let mut s = String::new();
     let (n, o) = (&native.registers, &ours.registers);
-    let _ = writeln!(s, "{:>14} {:>34} {:>34} {:>34}", "", "native", "translated", "at start");
+    let _ = writeln!(s, "{:>14} {:>34} {:>34} {:>34}", "", "native", format!("{tier:?}"), "at start");
     if native.ending != ours.ending {
-        let _ = writeln!(s, "ending: native {:x?}, translated {:x?}", native.ending, ours.ending);
+        let _ = writeln!(s, "ending: native {:x?}, {tier:?} {:x?}", native.ending, ours.ending);
     }
     let mut line = |name: &str, native: u128, ours: u128, start: u128| {
         if native != ours {

@@ -1,7 +1,7 @@
-//! Sequences in the interpreter: a vCPU at CPL 3 whose page tables map the window as the native process does.
+//! Sequences in one of the tiers: a vCPU at CPL 3 whose page tables map the window as the native process does.
 
 use crate::descriptors::Entry;
-use crate::state::{Ending, Outcome, Registers, place};
+use crate::state::{END, Ending, Outcome, Registers, place};
 use address::GuestPhys;
 use engine_translate::cpu::{Cpu, RIP, SS};
 use engine_translate::decode::decode;
@@ -32,6 +32,8 @@ pub enum Tier {
     /// Every block translated before it is executed.
     T1,
 }
+
+pub const TIERS: [Tier; 2] = [Tier::T0, Tier::T1];
 
 pub struct Translated {
     tier: Tier,
@@ -78,10 +80,7 @@ impl Translated {
         }
         self.memory.load(GuestPhys(DATA), data).unwrap();
         let mut page = code.to_vec();
-        if self.tier == Tier::T1 {
-            // HLT behind it, which user programs may not execute.
-            page.push(0xf4);
-        }
+        page.push(END);
         page.resize(0x1000, 0xcc);
         self.memory.load(GuestPhys(CODE), &page).unwrap();
         let cpu = &mut self.cpu;
