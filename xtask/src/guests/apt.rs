@@ -9,10 +9,15 @@ use anyhow::{Context, Result, bail};
 use super::Arch;
 use crate::host;
 
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const MIRROR: &str = "http://deb.debian.org/debian";
-/// The release whose kernels the guests are.
-const RELEASE: &str = "bookworm";
+/// The release that the guests are of.
+pub const RELEASE: &str = "bookworm";
+
+/// Where packages come from: `$AUBERGE_DEBIAN_MIRROR`, else Debian's own network of mirrors.
+pub fn mirror() -> String {
+    std::env::var("AUBERGE_DEBIAN_MIRROR").unwrap_or_else(|_| MIRROR.to_owned())
+}
 
 /// apt with a state of its own.
 pub struct Apt {
@@ -46,8 +51,8 @@ impl Apt {
             std::fs::create_dir_all(&part).with_context(|| format!("could not make {}", part.display()))?;
         }
         std::fs::write(folder.join("status"), "")?;
-        let mirror = std::env::var("AUBERGE_DEBIAN_MIRROR").unwrap_or_else(|_| MIRROR.to_owned());
-        let sources = format!("deb [arch=amd64,i386 signed-by={KEYRING}] {mirror} {RELEASE} main\n");
+        let from = format!("signed-by={KEYRING}] {} {RELEASE} main", mirror());
+        let sources = format!("deb [arch=amd64,i386 {from}\ndeb-src [{from}\n");
         std::fs::write(folder.join("sources.list"), sources)?;
         let mut apt = Apt { folder: folder.to_owned(), update_error: None };
         let mut update = apt.command("apt-get");
@@ -107,6 +112,21 @@ impl Apt {
         let kept = folder.join(format!("{package}_{arch}.deb"));
         std::fs::rename(&file, &kept)?;
         Ok(kept)
+    }
+
+    /// Downloads upstream's archive of the source `package` to the file `kept`.
+    pub fn download_source(&self, package: &str, kept: &Path) -> Result<()> {
+        let landing = tempfile::tempdir_in(kept.parent().unwrap_or(Path::new(".")))?;
+        let mut download = self.command("apt-get");
+        download.args(["source", "-q", "--download-only", package]).current_dir(landing.path());
+        let why = format!("download the source of {package}");
+        host::output(&mut download, &why).map_err(|error| self.explain(error))?;
+        let file = std::fs::read_dir(landing.path())?
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .find(|path| path.to_string_lossy().ends_with(".orig.tar.gz"))
+            .with_context(|| format!("apt-get downloaded no .orig.tar.gz for {package}"))?;
+        std::fs::rename(&file, kept)?;
+        Ok(())
     }
 
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {

@@ -3,12 +3,14 @@
 //! Below `target/guests` (or `$AUBERGE_GUESTS`):
 //! `amd64/` and `i386/` hold `vmlinuz`, `initrd.img` and `vmlinux`, the kernel as an ELF file that boots by PVH (i386
 //! also `vmlinuz-686` and `initrd-686.img`, the kernel without PAE, which has no entry for PVH), `kernels/` the test
-//! kernels of `guests/kernels` and Debian's memtest86+; `packages/` keeps what was downloaded, and `apt/` apt's state.
+//! kernels of `guests/kernels` and Debian's memtest86+; `amd64/debian.img` is a disk with Debian on it, and
+//! `amd64/debian/` its tree (see `debian.rs`); `packages/` keeps what was downloaded, and `apt/` apt's state.
 
 mod applets;
 mod apt;
 mod assembly;
 mod cpio;
+mod debian;
 mod initrd;
 mod modules;
 mod store;
@@ -128,6 +130,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for &arch in archs {
         maker.debian(arch)?;
     }
+    if archs.contains(&Arch::Amd64) {
+        maker.disk()?;
+    }
     maker.kernels()?;
     list(&folder)
 }
@@ -139,11 +144,35 @@ pub fn ensure(arch: Arch) -> Result<Guest> {
     Ok(Guest { kernel: store.path("vmlinuz"), initrd: store.path("initrd.img") })
 }
 
+/// Debian on a disk.
+#[derive(Debug)]
+#[allow(dead_code, reason = "for commands that run more than a kernel")]
+pub struct Disk {
+    pub guest: Guest,
+    /// A raw disk with an ext4 file system, to be booted by `guest` with `root=/dev/vda`; to be copied, not written.
+    pub image: PathBuf,
+    /// The same files, unpacked.
+    pub tree: PathBuf,
+}
+
+/// Debian for amd64 on a disk, made now when it is not there yet.
+#[allow(dead_code, reason = "for commands that run more than a kernel")]
+pub fn ensure_disk() -> Result<Disk> {
+    let mut maker = Maker::new(host::guests_folder(), false)?;
+    let store = maker.debian(Arch::Amd64)?;
+    let guest = Guest { kernel: store.path("vmlinuz"), initrd: store.path("initrd.img") };
+    let store = maker.disk()?;
+    Ok(Disk { guest, image: store.path(debian::IMAGE), tree: store.path(debian::TREE) })
+}
+
 /// Every guest; gives the folder they lie in.
 pub fn ensure_all() -> Result<PathBuf> {
     let mut maker = Maker::new(host::guests_folder(), false)?;
     maker.debian(Arch::Amd64)?;
     maker.debian(Arch::I386)?;
+    if cfg!(target_arch = "x86_64") {
+        maker.disk()?;
+    }
     maker.kernels()?;
     Ok(maker.folder)
 }
@@ -157,13 +186,22 @@ pub fn sources(arch: Arch) -> Vec<String> {
 
 fn list(folder: &Path) -> Result<ExitCode> {
     println!("{}", folder.display());
-    for part in ["amd64", "i386", "kernels"] {
-        let Ok(text) = std::fs::read(folder.join(part).join("manifest.json")) else {
-            println!("  {part}: not there; cargo xtask guests makes it");
+    let parts = [
+        ("amd64", "manifest.json"),
+        ("amd64", debian::MANIFEST),
+        ("i386", "manifest.json"),
+        ("kernels", "manifest.json"),
+    ];
+    for (part, manifest_name) in parts {
+        let Ok(text) = std::fs::read(folder.join(part).join(manifest_name)) else {
+            println!("  {part}/{manifest_name}: not there; cargo xtask guests makes it");
             continue;
         };
         let manifest: Manifest = serde_json::from_slice(&text)?;
-        println!("  {part}: from {}", manifest.sources.join(", "));
+        match manifest.sources.len() {
+            0..10 => println!("  {part}: from {}", manifest.sources.join(", ")),
+            many => println!("  {part}: from {many} packages of Debian, named in {part}/{manifest_name}"),
+        }
         for (name, size) in manifest.sizes() {
             println!("    {name:20} {:>8} KiB", size.div_ceil(1024));
         }
@@ -195,10 +233,7 @@ impl Maker {
             return Ok(kept);
         }
         let _step = Step::begin(format!("Downloading Debian's {name} ({arch})"));
-        let apt = match &mut self.apt {
-            Some(apt) => apt,
-            none => none.insert(Apt::open(&self.folder.join("apt"))?),
-        };
+        let apt = opened(&mut self.apt, &self.folder)?;
         let package = if meta { apt.resolve(name, arch)? } else { name.to_owned() };
         let file = apt.download(&package, arch, &packages)?;
         if file != kept {
@@ -245,6 +280,14 @@ impl Maker {
         Ok(store)
     }
 
+    /// Debian on a disk, and its tree.
+    fn disk(&mut self) -> Result<Store> {
+        let packages = self.folder.join("packages");
+        std::fs::create_dir_all(&packages)?;
+        let amd64 = self.folder.join(Arch::Amd64.to_string());
+        debian::make(&amd64, self.remake, &packages, || opened(&mut self.apt, &self.folder))
+    }
+
     /// The test kernels, and memtest86+ for both architectures.
     fn kernels(&mut self) -> Result<()> {
         const MEMTEST: [&str; 2] = ["memtest86+x64.bin", "memtest86+ia32.bin"];
@@ -265,6 +308,14 @@ impl Maker {
         let sources = vec!["guests/kernels".to_owned(), version(&package)?];
         store.replace(&recipe, sources, &borrowed(&files))?;
         Ok(())
+    }
+}
+
+/// apt, opened when first needed.
+fn opened<'a>(apt: &'a mut Option<Apt>, folder: &Path) -> Result<&'a Apt> {
+    match apt {
+        Some(apt) => Ok(apt),
+        none => Ok(none.insert(Apt::open(&folder.join("apt"))?)),
     }
 }
 

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 const MANIFEST: &str = "manifest.json";
+/// Files of more bytes than this are told by their size alone.
+const LARGE: u64 = 256 << 20;
 
 /// What `manifest.json` holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -24,6 +26,7 @@ pub struct Manifest {
 struct File {
     /// In bytes.
     size: u64,
+    /// Empty for a file of a disk's size, which would be long in reading.
     sha256: String,
 }
 
@@ -42,12 +45,18 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// A folder whose files are replaced whole or not at all.
 pub struct Store {
     folder: PathBuf,
+    manifest: &'static str,
 }
 
 impl Store {
     pub fn open(folder: PathBuf) -> Result<Store> {
+        Store::with_manifest(folder, MANIFEST)
+    }
+
+    /// One of several stores in `folder`, with a manifest of its own.
+    pub fn with_manifest(folder: PathBuf, manifest: &'static str) -> Result<Store> {
         std::fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
-        Ok(Store { folder })
+        Ok(Store { folder, manifest })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -56,7 +65,7 @@ impl Store {
 
     /// The manifest, when it is of this `recipe` and every file it names, and every one of `names`, is whole.
     pub fn current(&self, recipe: &str, names: &[&str]) -> Option<Manifest> {
-        let text = std::fs::read(self.path(MANIFEST)).ok()?;
+        let text = std::fs::read(self.path(self.manifest)).ok()?;
         let manifest: Manifest = serde_json::from_slice(&text).ok()?;
         let listed = names.iter().all(|name| manifest.files.contains_key(*name));
         let whole =
@@ -72,8 +81,26 @@ impl Store {
             let file = File { size: contents.len() as u64, sha256: sha256(contents) };
             manifest.files.insert((*name).to_owned(), file);
         }
-        self.write(MANIFEST, &serde_json::to_vec_pretty(&manifest)?)?;
+        self.write(self.manifest, &serde_json::to_vec_pretty(&manifest)?)?;
         Ok(manifest)
+    }
+
+    /// Removes the manifest, for the time in which files are put into their places one by one.
+    pub fn forget(&self) -> Result<()> {
+        match std::fs::remove_file(self.path(self.manifest)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the manifest for files that are in their places.
+    pub fn vouch(&self, recipe: &str, sources: Vec<String>, names: &[&str]) -> Result<()> {
+        let mut manifest = Manifest { recipe: recipe.into(), sources, files: BTreeMap::new() };
+        for name in names {
+            let file = self.describe(name).with_context(|| format!("could not read {name}"))?;
+            manifest.files.insert((*name).to_owned(), file);
+        }
+        self.write(self.manifest, &serde_json::to_vec_pretty(&manifest)?)
     }
 
     /// Writes a file beside its place, then moves it there: a reader sees the old one or the new one.
@@ -88,7 +115,12 @@ impl Store {
     }
 
     fn describe(&self, name: &str) -> Result<File> {
-        let contents = std::fs::read(self.path(name))?;
+        let path = self.path(name);
+        let size = std::fs::metadata(&path)?.len();
+        if size > LARGE {
+            return Ok(File { size, sha256: String::new() });
+        }
+        let contents = std::fs::read(path)?;
         Ok(File { size: contents.len() as u64, sha256: sha256(&contents) })
     }
 }
@@ -113,6 +145,7 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -138,6 +171,23 @@ mod tests {
         assert!(store.current("r", &["vmlinuz"]).is_none());
         std::fs::remove_file(store.path("vmlinuz")).expect("removed");
         assert!(store.current("r", &["vmlinuz"]).is_none());
+    }
+
+    #[test]
+    fn vouch_beside_another_manifest_tells_only_its_own_files() {
+        let (folder, store) = store();
+        store.replace("r", vec![], &[("vmlinuz", b"kernel")]).expect("written");
+        let disk = Store::with_manifest(folder.path().join("amd64"), "disk.json").expect("a store");
+        File::create(disk.path("disk.img")).expect("a file").set_len(LARGE + 1).expect("sparse");
+        disk.vouch("d", vec![], &["disk.img"]).expect("written");
+        assert!(disk.current("d", &["disk.img"]).is_some());
+        assert!(store.current("r", &["vmlinuz"]).is_some());
+        File::create(disk.path("disk.img")).expect("a file").set_len(LARGE + 2).expect("sparse");
+        assert!(disk.current("d", &["disk.img"]).is_none());
+        disk.forget().expect("removed");
+        disk.forget().expect("removed before");
+        assert!(disk.current("d", &[]).is_none());
+        assert!(store.current("r", &["vmlinuz"]).is_some());
     }
 
     #[test]
