@@ -4,12 +4,12 @@ use std::io::{IsTerminal as _, Read as _, Write};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::ends::Ends;
 use crate::guest_script::{self, Extractor, State};
 use crate::guests::{self, Arch, Guest};
 use crate::host;
@@ -108,7 +108,7 @@ fn run_script(
     let mut command = machine.vmctl(&["run"], &format!("console=ttyS0 quiet {words}"));
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("vmctl did not start")?;
-    ends.watch(&child);
+    let _watched = ends.watch(&child);
     let mut step = Some(Step::begin(format!("Booting {}", machine.kernel.display())));
     let mut console = child.stdout.take().context("vmctl has no output")?;
     let mut extractor = Extractor::new(token);
@@ -169,7 +169,7 @@ fn attach(machine: &Machine, ends: &Ends) -> Result<ExitCode> {
     eprintln!("Booting {}; `poweroff` or `~.` leaves", machine.kernel.display());
     let mut start = machine.vmctl(&["start", "-c"], &cmdline);
     let mut child = start.env("VMD_SOCKET", &socket).spawn().context("vmctl did not start")?;
-    ends.watch(&child);
+    let _watched = ends.watch(&child);
     let status = child.wait()?;
     // After `~.` the guest still runs; after `poweroff` it is gone, and that vmctl says so is of no interest.
     let mut stop = Command::new(machine.programs.join("vmctl"));
@@ -258,48 +258,6 @@ fn send(child: &Child, signal: Signal) {
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         // It may have ended meanwhile, which is what the signal is for.
         let _ = kill_process(pid, signal);
-    }
-}
-
-/// Interrupts, hang-ups and requests to end this process: passed to the child that runs, so that what comes after it
-/// still cleans up.
-#[derive(Default)]
-struct Ends {
-    child: Arc<Mutex<Watched>>,
-}
-
-#[derive(Default)]
-struct Watched {
-    pid: Option<Pid>,
-    asked: bool,
-}
-
-impl Ends {
-    fn install() -> Result<Ends> {
-        let ends = Ends::default();
-        let watched = Arc::clone(&ends.child);
-        ctrlc::set_handler(move || {
-            let mut watched = watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            watched.asked = true;
-            match watched.pid {
-                Some(pid) => drop(kill_process(pid, Signal::TERM)),
-                None => std::process::exit(130),
-            }
-        })
-        .context("could not take over this terminal's interrupt")?;
-        Ok(ends)
-    }
-
-    fn watch(&self, child: &Child) {
-        self.lock().pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    }
-
-    fn asked(&self) -> bool {
-        self.lock().asked
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
-        self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod ends;
 mod fuzz;
 mod guest_script;
 mod guests;

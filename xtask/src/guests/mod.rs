@@ -9,7 +9,7 @@
 mod applets;
 mod apt;
 mod assembly;
-mod cpio;
+pub mod cpio;
 mod debian;
 mod initrd;
 mod modules;

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: Auberge beside QEMU's TCG, on one machine, in one run.
+//! `cargo xtask bench boot`: the time from starting a machine to its first process.
 
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::machine::{self, Machine};
+use super::qemu;
+use super::statistics::median;
 use crate::demo::wait_or_end;
-use crate::guests::{self, Arch, Guest};
+use crate::guests::{self, Arch};
 use crate::progress::Step;
 use crate::{guest_script, host};
 
@@ -17,16 +20,9 @@ use crate::{guest_script, host};
 const INIT_REACHED: &[u8] = b"auberge: init reached";
 /// A boot that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(300);
-const BACKPORTS: &str = "bookworm-backports";
-
-#[derive(clap::Subcommand)]
-pub enum Bench {
-    /// Time from starting the program to the guest's first process, one processor, 512 MiB
-    Boot(Boot),
-}
 
 #[derive(clap::Args)]
-pub struct Boot {
+pub struct Args {
     /// Boots on each side; the medians are compared
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
@@ -54,25 +50,49 @@ struct Report {
     ratio: f64,
 }
 
-pub fn run(bench: &Bench) -> Result<ExitCode> {
-    let Bench::Boot(args) = bench;
-    let guest = guests::ensure(args.arch)?;
-    let qemu = qemu(args.arch)?;
-    let vmctl = host::build_release()?.join("vmctl");
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 1..=args.runs {
-        let _step = Step::begin(format!("Boot {round} of {} in Auberge and in QEMU", args.runs));
+/// The seconds that one kernel took to init, again and again on both sides.
+pub struct Times {
+    pub auberge: Vec<f64>,
+    pub qemu: Vec<f64>,
+}
+
+/// Boots the guest of `arch` `runs` times on each side.
+pub fn measure(arch: Arch, vmctl: &Path, engine: Option<&str>, runs: u32) -> Result<Times> {
+    let guest = guests::ensure(arch)?;
+    let qemu = qemu::program(arch)?;
+    let machine = Machine {
+        kernel: guest.kernel,
+        initrd: guest.initrd,
+        disk: None,
+        // The same for both sides: the same console, and a guest that switches itself off.
+        cmdline: format!("console=ttyS0 {}", guest_script::words("true", "bench")?),
+        cpus: 1,
+        memory_mib: 512,
+    };
+    let mut times = Times { auberge: Vec::new(), qemu: Vec::new() };
+    for round in 1..=runs {
+        let _step = Step::begin(format!("Boot {round} of {runs} of {arch} in Auberge and in QEMU"));
         // Alternating, so that a busy moment of this machine hits both.
-        ours.push(seconds(&mut auberge_command(&vmctl, &guest)?).context("Auberge did not boot the guest")?);
-        theirs.push(seconds(&mut qemu_command(qemu, &guest)?).context("QEMU did not boot the guest")?);
+        let mut ours = machine::auberge(vmctl, engine, &machine);
+        times.auberge.push(seconds(&mut ours).context("Auberge did not boot the guest")?);
+        let mut theirs = qemu::command(qemu, &machine);
+        times.qemu.push(seconds(&mut theirs).context("QEMU did not boot the guest")?);
     }
+    Ok(times)
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    guests::ensure(args.arch)?;
+    let qemu = qemu::program(args.arch)?;
+    let vmctl = host::build_release()?.join("vmctl");
+    let Times { auberge: ours, qemu: theirs } = measure(args.arch, &vmctl, None, args.runs)?;
     let (auberge_median, qemu_median) = (median(&ours), median(&theirs));
     let report = Report {
         bench: "boot",
         machine: host::processor(),
         guest: format!("{} {}", args.arch, guests::sources(args.arch).join(", ")),
-        auberge: auberge_version(),
-        qemu: first_line(&host::output(Command::new(qemu).arg("--version"), "ask QEMU's version")?),
+        auberge: machine::auberge_version(),
+        qemu: qemu::version(qemu)?,
         auberge_seconds: ours,
         qemu_seconds: theirs,
         auberge_median,
@@ -104,68 +124,6 @@ fn print(report: &Report) {
         report.qemu
     );
     println!("Auberge / QEMU: {:6.2}", report.ratio);
-}
-
-/// The same command line for both sides: the same console, and a guest that switches itself off.
-fn cmdline() -> Result<String> {
-    Ok(format!("console=ttyS0 {}", guest_script::words("true", "bench")?))
-}
-
-fn auberge_command(vmctl: &Path, guest: &Guest) -> Result<Command> {
-    let mut command = Command::new(vmctl);
-    command.args(["run", "-m", "512M", "-p", "1", "--cmdline", &cmdline()?, "-b"]).arg(&guest.kernel);
-    command.arg("--initrd").arg(&guest.initrd).arg("bench");
-    Ok(command)
-}
-
-fn qemu_command(qemu: &str, guest: &Guest) -> Result<Command> {
-    let mut command = Command::new(qemu);
-    command.args([
-        "-accel",
-        "tcg",
-        "-cpu",
-        "max",
-        "-smp",
-        "1",
-        "-m",
-        "512",
-        "-nodefaults",
-        "-display",
-        "none",
-    ]);
-    command.args(["-serial", "stdio", "-no-reboot", "-append", &cmdline()?, "-kernel"]).arg(&guest.kernel);
-    command.arg("-initrd").arg(&guest.initrd);
-    Ok(command)
-}
-
-/// QEMU's program for `arch`, installed when it is missing.
-fn qemu(arch: Arch) -> Result<&'static str> {
-    let program = match arch {
-        Arch::Amd64 => "qemu-system-x86_64",
-        Arch::I386 => "qemu-system-i386",
-    };
-    if host::has_program(program) {
-        return Ok(program);
-    }
-    let why = "the comparison with QEMU's TCG";
-    if host::is_root() && host::has_program("apt-get") && is_bookworm() {
-        let list = Path::new("/etc/apt/sources.list.d/auberge-backports.list");
-        std::fs::write(list, format!("deb http://deb.debian.org/debian {BACKPORTS} main\n"))
-            .with_context(|| format!("could not write {}", list.display()))?;
-        host::run(
-            Command::new("apt-get").args(["update", "-q"]).stdout(Stdio::null()),
-            "fetch Debian's package lists",
-        )?;
-        host::install_packages(&["qemu-system-x86"], Some(BACKPORTS), why)?;
-    } else {
-        host::install_packages(&["qemu-system-x86"], None, why)?;
-    }
-    Ok(program)
-}
-
-fn is_bookworm() -> bool {
-    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    release.lines().any(|line| line == "VERSION_CODENAME=bookworm")
 }
 
 /// Runs a machine until its console says that init was reached, and gives the time that took in seconds.
@@ -212,39 +170,9 @@ fn name(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }
 
-fn auberge_version() -> String {
-    let mut describe = Command::new("git");
-    describe.args(["describe", "--always", "--dirty"]).current_dir(host::workspace());
-    let commit = host::output(&mut describe, "ask git for the commit").unwrap_or_default();
-    format!("Auberge {} {}", env!("CARGO_PKG_VERSION"), commit.trim())
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-/// The middle value, or the mean of the two in the middle. Not a number for no values.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn median_odd_and_even_counts() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
-    }
 
     #[test]
     fn seconds_console_that_says_init_reached_is_timed() {

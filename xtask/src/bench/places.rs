@@ -1,0 +1,68 @@
+//! The three places where rows run: this machine itself, Auberge, and QEMU's TCG.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::console::{self, Session};
+use super::machine::{self, Machine};
+use super::programs::Programs;
+use super::qemu;
+use crate::ends::Ends;
+use crate::guest_script;
+use crate::guests::{Arch, Guest};
+
+/// In MiB: the rows' 128 MB, Debian's programs and what they write.
+const MEMORY_MIB: u32 = 1024;
+/// Repetitions go on for so long here, and there are so many at least. Short rows want many, since one that nothing
+/// disturbed is what counts.
+const NATIVE: (&str, &str) = ("1", "5");
+/// The same in a guest, where rows are made to take about a second in TCG.
+const GUEST: (&str, &str) = ("0.5", "2");
+
+/// What all places need.
+pub struct Places {
+    pub vmctl: PathBuf,
+    pub engine: String,
+    pub guest: Guest,
+    pub programs: Programs,
+}
+
+impl Places {
+    /// Runs rows on this machine.
+    pub fn native(&self, rows: &[&str], ends: &Ends) -> Result<Session> {
+        let mut command = Command::new("sh");
+        command.arg(self.programs.folder.join("run.sh")).args([NATIVE.0, NATIVE.1]).args(rows);
+        command.env("B", &self.programs.folder);
+        console::run(&mut command, None, "native", rows.len(), ends)
+    }
+
+    /// Runs rows in a guest of Auberge's.
+    pub fn auberge(&self, rows: &[&str], cpus: u32, ends: &Ends) -> Result<Session> {
+        let (machine, token) = self.machine(rows, cpus)?;
+        let mut command = machine::auberge(&self.vmctl, Some(&self.engine), &machine);
+        console::run(&mut command, Some(&token), "Auberge", rows.len(), ends)
+    }
+
+    /// Runs rows in a guest of QEMU's.
+    pub fn qemu(&self, rows: &[&str], ends: &Ends) -> Result<Session> {
+        let (machine, token) = self.machine(rows, 1)?;
+        let mut command = qemu::command(qemu::program(Arch::Amd64)?, &machine);
+        console::run(&mut command, Some(&token), "QEMU TCG", rows.len(), ends)
+    }
+
+    fn machine(&self, rows: &[&str], cpus: u32) -> Result<(Machine, String)> {
+        let token = guest_script::random_token()?;
+        let script = format!("sh /bench/run.sh {} {} {}", GUEST.0, GUEST.1, rows.join(" "));
+        let machine = Machine {
+            kernel: self.guest.kernel.clone(),
+            initrd: self.programs.initrd.clone(),
+            disk: None,
+            cmdline: format!("console=ttyS0 quiet {}", guest_script::words(&script, &token)?),
+            cpus,
+            memory_mib: MEMORY_MIB,
+        };
+        Ok((machine, token))
+    }
+}
