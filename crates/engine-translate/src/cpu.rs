@@ -140,6 +140,11 @@ pub struct Cpu {
     pub id: u32,
     pub shared: Arc<Shared>,
     pub remote: Arc<Remote>,
+    /// Whether T0 and T1 run in step, and the other side's state.
+    pub(crate) in_step: crate::lockstep::Step,
+    pub(crate) lockstep: Option<Box<crate::lockstep::Lockstep>>,
+    /// Where accessed and dirty bits were set, if that is to be noted: guest-physical addresses of entries.
+    pub(crate) table_updates: Option<Vec<u64>>,
     /// The board, while `run` is under way.
     pub(crate) bus: Option<NonNull<dyn Bus>>,
 }

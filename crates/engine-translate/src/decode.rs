@@ -2,6 +2,7 @@
 
 use crate::cpu::{Cpu, Mode, RIP, ZERO};
 use crate::fault::Guest;
+use crate::lockstep::{self, Step};
 use crate::op::{Exec, Flow, Op};
 use crate::{exec, system, vector};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
@@ -41,7 +42,10 @@ pub fn decode(cpu: &mut Cpu, bytes: &[u8], rip: u64, max: usize) -> Vec<Op> {
             DecoderError::None => {
                 let mut op = prepare(&instruction, rip, start, mode);
                 let code = &bytes[start..decoder.position()];
-                let lowered = exec::select(&instruction, &mut op, mode)
+                let alone = max > 1 && cpu.in_step != Step::Off && lockstep::asks_the_world(&instruction);
+                let lowered = if alone { Lowered::end(lockstep::stop) } else { None };
+                let lowered = lowered
+                    .or_else(|| exec::select(&instruction, &mut op, mode))
                     .or_else(|| system::select(&instruction, &mut op, mode))
                     .or_else(|| vector::select(cpu, &instruction, code, &mut op));
                 (lowered, op)

@@ -17,6 +17,7 @@ pub mod cpu;
 pub mod decode;
 pub mod exec;
 pub mod fault;
+pub(crate) mod lockstep;
 pub mod mem;
 pub mod op;
 pub mod paging;

@@ -389,6 +389,7 @@ impl Cpu {
     }
 
     fn device_read(&mut self, address: GuestPhys, out: &mut [u8]) -> Guest<()> {
+        self.leave_chain()?;
         if self.is_apic_page(address) {
             return self.apic_mmio_read(address.page_offset(), out);
         }
@@ -400,11 +401,20 @@ impl Cpu {
     }
 
     fn device_write(&mut self, address: GuestPhys, data: &[u8]) -> Guest<()> {
+        self.leave_chain()?;
         if self.is_apic_page(address) {
             return self.apic_mmio_write(address.page_offset(), data);
         }
         for (i, part) in data.chunks(8).enumerate() {
             self.outside(|bus| bus.mmio_write(address.wrapping_add(i as u64 * 8), part));
+        }
+        Ok(())
+    }
+
+    /// What T0 and T1 do in step may not reach a device.
+    fn leave_chain(&mut self) -> Guest<()> {
+        if self.in_step == crate::lockstep::Step::Chain {
+            return self.raise(Fault::Restart);
         }
         Ok(())
     }

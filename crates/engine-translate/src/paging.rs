@@ -33,8 +33,8 @@ pub struct Translation {
     pub writable: bool,
 }
 
-/// The page tables of one vCPU's guest.
-struct InMemory<'a>(&'a memory::GuestMemory);
+/// The page tables of one vCPU's guest, and where to note what is changed in them.
+struct InMemory<'a>(&'a memory::GuestMemory, Option<&'a mut Vec<u64>>);
 
 impl InMemory<'_> {
     #[inline]
@@ -45,7 +45,10 @@ impl InMemory<'_> {
         (offset + len <= region.len()).then(|| unsafe { region.host().add(offset as usize) }.as_ptr())
     }
     /// Page tables are seldom code, but a guest may do it.
-    fn note(&self, address: u64, len: u64) {
+    fn note(&mut self, address: u64, len: u64) {
+        if let Some(updates) = &mut self.1 {
+            updates.push(address);
+        }
         self.0.note_write(address::GuestPhys(address), len);
     }
 }
@@ -70,7 +73,7 @@ impl Entries for InMemory<'_> {
         };
         // SAFETY: as in `read32`.
         let done = unsafe { &*p.cast::<AtomicU32>() }.compare_exchange(old, new, SeqCst, Relaxed).is_ok();
-        self.note(address, 4);
+        self.note(address & !3, 4);
         done
     }
     fn update64(&mut self, address: u64, old: u64, new: u64) -> bool {
@@ -81,7 +84,7 @@ impl Entries for InMemory<'_> {
         };
         // SAFETY: as in `read32`.
         let done = unsafe { &*p.cast::<AtomicU64>() }.compare_exchange(old, new, SeqCst, Relaxed).is_ok();
-        self.note(address, 8);
+        self.note(address & !7, 8);
         done
     }
 }
@@ -108,7 +111,8 @@ impl Cpu {
             }
             _ => self.cr3,
         };
-        match x86::paging::walk(&mut InMemory(&self.shared.memory), &rules, root, linear, walked) {
+        let mut tables = InMemory(&self.shared.memory, self.table_updates.as_mut());
+        match x86::paging::walk(&mut tables, &rules, root, linear, walked) {
             Ok(page) => Ok(Translation { physical: page.physical, writable: page.writable }),
             Err(Failure::Fault(code)) => self.exception(Exception::page_fault(code, linear)),
             Err(Failure::NoMemory(at)) => {
@@ -150,7 +154,7 @@ impl Cpu {
             _ => self.cr3,
         };
         let access = x86::paging::Access { write: false, fetch: false, user: false };
-        let mut tables = ReadOnly(InMemory(&self.shared.memory));
+        let mut tables = ReadOnly(InMemory(&self.shared.memory, None));
         x86::paging::walk(&mut tables, &rules, root, linear, access).ok().map(|p| p.physical)
     }
 
@@ -208,7 +212,7 @@ impl Cpu {
         for (i, entry) in new.iter_mut().enumerate() {
             let at = (cr3 & 0xffff_ffe0) + i as u64 * 8;
             // Where there is no memory the bus reads as ones: reserved bits.
-            *entry = InMemory(&self.shared.memory).read64(at).unwrap_or(u64::MAX);
+            *entry = InMemory(&self.shared.memory, None).read64(at).unwrap_or(u64::MAX);
             let reserved = 0x1e6 | u64::MAX << PHYSICAL_BITS;
             if *entry & 1 != 0 && *entry & reserved != 0 {
                 return self.gp(0);

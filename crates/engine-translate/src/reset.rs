@@ -47,6 +47,9 @@ impl Cpu {
             id,
             shared,
             remote,
+            in_step: Default::default(),
+            lockstep: None,
+            table_updates: None,
             bus: None,
         };
         cpu.regs[..16].copy_from_slice(&s.gpr);

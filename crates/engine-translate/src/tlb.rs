@@ -159,6 +159,10 @@ impl Tlb {
             *self.entry_mut(select, linear) = Entry::default();
         }
     }
+    /// Makes stores to every page take the slow path once.
+    pub fn forbid_all_writes(&mut self) {
+        self.sets.iter_mut().flatten().for_each(|e| e.write = 0);
+    }
     /// Makes stores to a physical page take the slow path.
     pub fn forbid_writes(&mut self, physical_page: u64) {
         for e in self.sets.iter_mut().flatten().filter(|e| e.physical_page == physical_page) {

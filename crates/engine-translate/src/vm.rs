@@ -1,6 +1,7 @@
 //! The engine contract, implemented.
 
 use crate::cpu::Cpu;
+use crate::lockstep::Lockstep;
 use crate::remote::{Remote, Shared, pending};
 use crate::system::{Apic, time};
 use engine::{Arch, Bus, Engine, Error, Exit, Kick, Msi, Probe, Result, Vcpu, VcpuState, Vm, VmConfig};
@@ -20,6 +21,8 @@ pub enum Tiers {
     All,
     /// The interpreter does everything: slow, and with the least to go wrong.
     Interpreter,
+    /// Hot or not, everything is translated, and interpreted once more; the first difference ends the VM. For one vCPU.
+    Lockstep,
 }
 
 /// The translate engine.
@@ -43,6 +46,7 @@ impl Engine for Translate {
         match self.tiers {
             Tiers::All => NAME,
             Tiers::Interpreter => "translate:t0",
+            Tiers::Lockstep => "translate:lockstep",
         }
     }
 
@@ -63,6 +67,12 @@ impl Engine for Translate {
         }
         if !(1..=MAX_VCPUS).contains(&config.vcpus) {
             return unsupported(format!("{} vCPUs; it has 1 to {MAX_VCPUS}", config.vcpus));
+        }
+        if self.tiers == Tiers::Lockstep && config.vcpus != 1 {
+            return unsupported(format!(
+                "{} vCPUs in step with the interpreter; it follows one",
+                config.vcpus
+            ));
         }
         let shared = Arc::new(Shared::new(config.memory, config.vcpus, time::host_tsc_khz()));
         Ok(Arc::new(TranslateVm { shared, tiers: self.tiers }))
@@ -85,8 +95,10 @@ impl Vm for TranslateVm {
             return Err(invalid("there is one with this number already"));
         }
         let mut cpu = Box::new(Cpu::new(id, self.shared.clone(), remote));
-        if self.tiers == Tiers::Interpreter {
-            cpu.t1.threshold = u32::MAX;
+        match self.tiers {
+            Tiers::All => {}
+            Tiers::Interpreter => cpu.t1.threshold = u32::MAX,
+            Tiers::Lockstep => Lockstep::lead(&mut cpu)?,
         }
         if id != 0 {
             cpu.wait_for_start_up();
@@ -116,6 +128,13 @@ impl Vm for TranslateVm {
     }
 
     fn set_dirty_logging(&self, on: bool) -> Result<()> {
+        if self.tiers == Tiers::Lockstep {
+            // The log is the comparison's.
+            return Err(Error::Unsupported {
+                engine: NAME,
+                what: "a dirty log beside the interpreter".into(),
+            });
+        }
         self.shared.memory.set_logging(on);
         // TLB entries from before let stores past the log.
         self.shared.flush_others(None, || ());

@@ -67,6 +67,8 @@ pub struct GuestMemory {
     /// By base, not overlapping.
     regions: Vec<Region>,
     logging: AtomicBool,
+    /// See [`Self::writes`].
+    writes: AtomicU64,
 }
 
 macro_rules! scalar {
@@ -91,6 +93,7 @@ macro_rules! scalar {
                 let p = self.writable_range(address, N)?;
                 // SAFETY: as in the read.
                 unsafe { &*p.as_ptr().cast::<$atomic>() }.store(value.to_le(), Release);
+                self.writes.fetch_add(1, Relaxed);
                 self.note_write(address, N);
                 return Ok(());
             }
@@ -124,7 +127,7 @@ impl GuestMemory {
                 dirty: (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             });
         }
-        Ok(Self { regions, logging: AtomicBool::new(false) })
+        Ok(Self { regions, logging: AtomicBool::new(false), writes: AtomicU64::new(0) })
     }
 
     /// The regions, by base.
@@ -190,6 +193,7 @@ impl GuestMemory {
             unsafe { std::ptr::copy_nonoverlapping(data[range.clone()].as_ptr(), p.as_ptr(), range.len()) }
             Ok(())
         })?;
+        self.writes.fetch_add(1, Relaxed);
         self.note_write(address, data.len() as u64);
         Ok(())
     }
@@ -202,6 +206,7 @@ impl GuestMemory {
             unsafe { std::ptr::write_bytes(p.as_ptr(), byte, range.len()) }
             Ok(())
         })?;
+        self.writes.fetch_add(1, Relaxed);
         self.note_write(address, len);
         Ok(())
     }
@@ -278,6 +283,24 @@ impl GuestMemory {
         if let Some(r) = self.region_at(address) {
             let page = ((address.0 - r.config.base.0) / PAGE_SIZE) as usize;
             r.dirty[page / 64].fetch_or(1 << (page % 64), AcqRel);
+        }
+    }
+    /// How many writes went through this type's functions: the board's and its devices', not the processors'.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Relaxed)
+    }
+    /// Takes and clears the dirty bits of region `index`, and calls `f` with each page's number, counted from the region's base.
+    pub fn drain_dirty(&self, index: usize, mut f: impl FnMut(usize)) {
+        for (n, word) in self.regions[index].dirty.iter().enumerate() {
+            // Most are clear, and a load is cheaper than an exchange.
+            if word.load(Relaxed) == 0 {
+                continue;
+            }
+            let mut bits = word.swap(0, AcqRel);
+            while bits != 0 {
+                f(n * 64 + bits.trailing_zeros() as usize);
+                bits &= bits - 1;
+            }
         }
     }
     /// Takes and clears the dirty bits of region `index`: one bit a page, 64 pages a word.

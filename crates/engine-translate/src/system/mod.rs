@@ -39,7 +39,7 @@ pub use select::select;
 use x86::state::Activity;
 
 /// State that only this folder looks at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SystemState {
     pub(crate) star: u64,
     pub(crate) lstar: u64,

@@ -41,7 +41,7 @@ pub(super) const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 const MICROCODE: u64 = 0xffff_0000;
 
 /// Variable and fixed MTRRs and the default type. No firmware sets them, so all memory starts as write-back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mtrrs {
     /// Sixteen variable ones, base and mask in turn, then eleven fixed ones.
     ranges: [u64; 27],

@@ -77,6 +77,8 @@ pub fn compile(block: &Block, rip: u64, memory: &GuestMemory, origin: u64, share
         }
         instructions.push(i);
     }
+    #[cfg(test)]
+    crate::lockstep::tests::spoil(&mut instructions);
 
     let mut a = Asm::default();
     let linked = a.label();

@@ -7,7 +7,7 @@ use crate::op::{Flow, Op};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Instructions between two returns to the executor: some microseconds, for its look at the clock and at events.
-const FUEL_GIVEN: i32 = 4096;
+pub(super) const FUEL_GIVEN: i32 = 4096;
 
 /// MXCSR's exception masks (SDM 1 10.2.3).
 const MASKS: u32 = 0x1f80;
@@ -79,6 +79,9 @@ impl Cpu {
             }
             code => code,
         };
+        if self.lockstep.is_some() {
+            return Some(crate::lockstep::chain(self, block, code));
+        }
         Some(self.enter_translated(block, code))
     }
 
@@ -122,7 +125,7 @@ impl Cpu {
         Some(origin + made.checked as u64)
     }
 
-    fn enter_translated(&mut self, block: &Block, code: u64) -> Ran {
+    pub(crate) fn enter_translated(&mut self, block: &Block, code: u64) -> Ran {
         self.refresh_translated();
         let rip = self.regs[RIP];
         let guard = self.t1.guard;
@@ -134,7 +137,7 @@ impl Cpu {
             runtime.link(site, block.translation.linked.load(Relaxed));
         }
         let enter = runtime.shared.enter;
-        (self.t1.given, self.t1.fuel) = (FUEL_GIVEN, FUEL_GIVEN);
+        (self.t1.given, self.t1.fuel) = (self.t1.budget, self.t1.budget);
         self.executing = block.pages;
         // SAFETY: `enter` and `code` are in this vCPU's code memory, and stay as long as `block` does. The code touches the
         // Cpu (by R15 and through `run_op`), guest memory by addresses that the soft TLB gave, and the stack below.

@@ -71,6 +71,8 @@ pub struct T1 {
     fault_seg: u8,
     /// Executions after which a block is translated; `u32::MAX` for never.
     pub threshold: u32,
+    /// Instructions after which a chain comes back to the executor, where code counts.
+    pub(crate) budget: i32,
     runtime: Option<Box<Runtime>>,
 }
 
@@ -92,6 +94,7 @@ impl Default for T1 {
             masked: false,
             fault_seg: 0,
             threshold: THRESHOLD,
+            budget: dispatch::FUEL_GIVEN,
             runtime: None,
         }
     }

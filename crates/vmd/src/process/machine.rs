@@ -61,7 +61,7 @@ fn engines() -> Vec<Box<dyn Engine>> {
     #[cfg(target_arch = "x86_64")]
     use engine_translate::{Tiers, Translate};
     #[cfg(target_arch = "x86_64")]
-    return [Tiers::All, Tiers::Interpreter]
+    return [Tiers::All, Tiers::Interpreter, Tiers::Lockstep]
         .map(|tiers| Box::new(Translate::with_tiers(tiers)) as Box<dyn Engine>)
         .into();
     #[cfg(not(target_arch = "x86_64"))]
