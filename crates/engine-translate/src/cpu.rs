@@ -232,6 +232,9 @@ impl Cpu {
             }
         }
         self.mode = Mode(m);
+        if !self.mode.is64() {
+            self.update_rooms();
+        }
         self.update_tlb_select();
     }
 

@@ -6,6 +6,8 @@ use iced_x86::Register;
 pub const RAX: u8 = 0;
 pub const RSI: u8 = 6;
 pub const RDI: u8 = 7;
+pub const R8: u8 = 8;
+pub const R9: u8 = 9;
 pub const R14: u8 = 14;
 pub const R15: u8 = 15;
 
@@ -14,6 +16,7 @@ pub const ABOVE_OR_EQUAL: u8 = 3;
 pub const EQUAL: u8 = 4;
 pub const NOT_EQUAL: u8 = 5;
 pub const BELOW_OR_EQUAL: u8 = 6;
+pub const ABOVE: u8 = 7;
 pub const SIGN: u8 = 8;
 
 /// A memory operand.
@@ -146,6 +149,27 @@ impl Asm {
     /// An address, 64 bits.
     pub fn lea(&mut self, reg: u8, m: Mem) {
         self.rm(true, &[0x8d], reg, m);
+    }
+    /// Loads 16, 32 or 64 bits (`size` in bytes), zero-extended.
+    pub fn load_sized(&mut self, size: usize, reg: u8, m: Mem) {
+        match size {
+            2 => self.rm(false, &[0x0f, 0xb7], reg, m),
+            _ => self.rm(size == 8, &[0x8b], reg, m),
+        }
+    }
+    /// Stores 16, 32 or 64 bits.
+    pub fn store_sized(&mut self, size: usize, m: Mem, reg: u8) {
+        if size == 2 {
+            self.code.push(0x66);
+        }
+        self.rm(size == 8, &[0x89], reg, m);
+    }
+    /// Copies 16 bits, the others staying as they are; 32 bits, the upper ones becoming zero; or 64 bits.
+    pub fn copy_sized(&mut self, size: usize, to: u8, from: u8) {
+        if size == 2 {
+            self.code.push(0x66);
+        }
+        self.rr(size == 8, &[0x8b], to, from);
     }
     pub fn load_immediate(&mut self, reg: u8, v: u64) {
         if let Ok(v) = u32::try_from(v) {

@@ -4,8 +4,9 @@ use super::asm::{Asm, Label, Mem, NOT_EQUAL, R14, RAX, SIGN};
 use super::flags::Flags;
 use super::registers::slot;
 use super::runtime::{Shared, field};
+use super::segments::{self, Place};
 use crate::block::Block;
-use crate::cpu::{Cpu, RIP};
+use crate::cpu::{CS, Cpu, Mode, RIP};
 use crate::op::{Flow, Op};
 use address::{GuestPhys, PAGE_SIZE};
 use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory};
@@ -39,7 +40,10 @@ pub struct Compiler<'a> {
     pub a: Asm,
     pub flags: Flags,
     pub ops: &'a [Op],
-    /// Linear address of the page, for what is relative to it.
+    pub mode: Mode,
+    /// Where it is bound to.
+    pub bound: Option<Place>,
+    /// The instruction pointer of the page's first byte, for what is relative to it.
     pub page: u64,
     /// The block's offset in it.
     pub offset: u32,
@@ -58,17 +62,34 @@ pub struct Compiler<'a> {
     encoder: Encoder,
 }
 
-/// Translates a block of 64-bit code that is executed at `rip`, for a place at `origin`. `None` if it can't be.
+/// What a block is translated for.
+#[derive(Clone, Copy)]
+pub struct Site {
+    pub mode: Mode,
+    /// The instruction pointer, and its linear address.
+    pub rip: u64,
+    pub linear: u64,
+    pub bound: Option<Place>,
+}
+
+/// Translates a block, for a place at `origin`. `None` if it can't be.
 ///
 /// The bytes are read again: the block has to be [`Block::valid`] after this.
-pub fn compile(block: &Block, rip: u64, memory: &GuestMemory, origin: u64, shared: Shared) -> Option<Made> {
+pub fn compile(
+    block: &Block,
+    site: Site,
+    memory: &GuestMemory,
+    origin: u64,
+    shared: Shared,
+) -> Option<Made> {
+    let Site { mode, rip, linear, bound } = site;
     let (counter, generation) = block.generation()?;
     let page_number = i32::try_from(block.pages[0]).ok()?;
-    let offset = (rip % PAGE_SIZE) as u32;
+    let offset = (linear % PAGE_SIZE) as u32;
     let mut bytes = vec![0; block.len as usize];
     memory.read(GuestPhys(block.pages[0] << 12 | offset as u64), &mut bytes).ok()?;
     let mut instructions = Vec::with_capacity(block.ops.len());
-    let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(mode.bits(), &bytes, rip, DecoderOptions::NONE);
     for op in block.ops.iter() {
         let i = decoder.decode();
         // What doesn't decode is T0's, and the block's last.
@@ -88,6 +109,17 @@ pub fn compile(block: &Block, rip: u64, memory: &GuestMemory, origin: u64, share
     a.copy(R14, RAX);
     a.rr(true, &[0x81], 4, R14);
     a.bytes(&(-4096i32).to_le_bytes());
+    if let Some(p) = bound {
+        for (m, v) in [(segments::base(CS as u8), p.base), (Mem::cpu(offset_of!(Cpu, code_limit)), p.limit)] {
+            a.rm(false, &[0x81], 7, m);
+            a.bytes(&v.to_le_bytes());
+            a.jump_if(NOT_EQUAL, stale);
+        }
+        // cmp r14d, page
+        a.rr(false, &[0x81], 7, R14);
+        a.bytes(&p.page.to_le_bytes());
+        a.jump_if(NOT_EQUAL, stale);
+    }
     a.store(field!(page_rip), R14);
     a.load_immediate(R14, counter as u64);
     a.rm(false, &[0x81], 7, Mem::at(R14, 0));
@@ -106,7 +138,9 @@ pub fn compile(block: &Block, rip: u64, memory: &GuestMemory, origin: u64, share
         a,
         flags: Flags::Saved,
         ops: &block.ops,
-        page: rip - offset as u64,
+        mode,
+        bound,
+        page: rip.wrapping_sub(offset as u64) & mode.rip_mask(),
         offset,
         origin,
         shared,
@@ -206,6 +240,7 @@ impl Compiler<'_> {
         let op = &self.ops[k];
         if op.flow == Flow::EndSet {
             self.a.load(RAX, slot(RIP as u8));
+            self.a.rm(true, &[0x03], RAX, segments::base(CS as u8));
         } else {
             // What is left of the block isn't executed.
             self.a.rm(false, &[0x83], 0, field!(fuel));
@@ -217,8 +252,19 @@ impl Compiler<'_> {
 
     /// RAX becomes the linear address `delta` from the page.
     pub fn at_page(&mut self, delta: i32) {
-        self.a.load(RAX, field!(page_rip));
-        self.a.lea(RAX, Mem::at(RAX, delta));
+        if let Some(p) = self.bound {
+            return self.a.load_immediate(RAX, p.page.wrapping_add_signed(delta) as u64);
+        }
+        let wide = self.mode.is64();
+        self.a.rm(wide, &[0x8b], RAX, field!(page_rip));
+        self.a.rm(wide, &[0x8d], RAX, Mem::at(RAX, delta));
+    }
+    /// RAX becomes the instruction pointer `delta` from the page.
+    pub fn ip_at_page(&mut self, delta: i32) {
+        match self.bound {
+            Some(p) => self.a.load_immediate(RAX, p.page_ip().wrapping_add_signed(delta) as u64),
+            None => self.at_page(delta),
+        }
     }
 
     pub fn far_jump(&mut self, target: u64) {

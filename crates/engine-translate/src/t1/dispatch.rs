@@ -1,8 +1,9 @@
 //! The executor's side: entering translated code, T0's handlers called from it, leading jumps to their targets.
 
+use super::compile::Site;
 use super::runtime::{CONTINUE, FAULT, FUEL, JUMPS, Jump, Runtime};
 use crate::block::Block;
-use crate::cpu::{Cpu, RIP};
+use crate::cpu::{CS, Cpu, RIP};
 use crate::op::{Flow, Op};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -30,12 +31,18 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, op: *const Op, at: u32) -> u
     // SAFETY: the vCPU is the one that `enter` was given, whose reference isn't used meanwhile. The op is the block's that
     // the code was made from, which lives until the code is dropped.
     let (cpu, op) = unsafe { (&mut *cpu, &*op) };
-    cpu.regs[RIP] = cpu.t1.page_rip + (at & 0xfff) as u64;
+    let (long, mask) = (cpu.mode.is64(), cpu.mode.rip_mask());
+    cpu.regs[RIP] = (cpu.t1.page_rip + (at & 0xfff) as u64).wrapping_sub(cpu.seg_base[CS]) & mask;
     if (op.exec)(cpu, op).is_err() {
         cpu.regs[RIP] = cpu.this_rip(op);
         cpu.t1.fault_seg = op.seg;
         cpu.t1.fuel += (at >> 16) as i32;
         return FAULT;
+    }
+    match (long, cpu.mode.is64()) {
+        (false, true) => cpu.restore_upper(),
+        (true, false) => cpu.keep_upper(),
+        _ => {}
     }
     let before = cpu.t1.guard;
     cpu.refresh_translated();
@@ -62,11 +69,11 @@ impl Cpu {
     /// Runs the block's translated code and what it leads to. `None` if it has none.
     #[inline]
     pub(crate) fn run_translated(&mut self, block: &Block) -> Option<Ran> {
-        if self.single || !self.mode.is64() {
+        if self.single {
             return None;
         }
         let code = match block.translation.checked.load(Relaxed) {
-            0 => {
+            code if code == 0 || !self.translated_for_this_place(block) => {
                 let heat = block.translation.heat.load(Relaxed);
                 if heat < self.t1.threshold {
                     block.translation.heat.store(heat + 1, Relaxed);
@@ -83,6 +90,15 @@ impl Cpu {
             return Some(crate::lockstep::chain(self, block, code));
         }
         Some(self.enter_translated(block, code))
+    }
+
+    /// Whether a translated block's code is for the place it is at now.
+    #[inline]
+    fn translated_for_this_place(&self, block: &Block) -> bool {
+        match self.code_place(self.regs[RIP]) {
+            Some(p) => block.translation.bound_to(p),
+            None => true,
+        }
     }
 
     /// Translates a block; the address of its checking entry.
@@ -109,17 +125,22 @@ impl Cpu {
         }
         let memory = self.shared.memory.clone();
         let rip = self.regs[RIP];
+        let bound = self.code_place(rip);
+        let site = Site { mode: self.mode, rip, linear: self.code_linear(rip), bound };
         let runtime = self.t1.runtime.as_mut()?;
         if runtime.full() {
             // The next block that is not found clears.
             return None;
         }
-        let made = super::compile::compile(block, rip, &memory, runtime.origin(), runtime.shared)?;
+        let made = super::compile::compile(block, site, &memory, runtime.origin(), runtime.shared)?;
         // What was read again is what was decoded, if the page did not change.
         if !block.valid() {
             return None;
         }
         let origin = runtime.add(&made.code)?;
+        if let Some(p) = bound {
+            block.translation.bind(p);
+        }
         block.translation.checked.store(origin + made.checked as u64, Relaxed);
         block.translation.linked.store(origin + made.linked as u64, Relaxed);
         Some(origin + made.checked as u64)
@@ -127,7 +148,7 @@ impl Cpu {
 
     pub(crate) fn enter_translated(&mut self, block: &Block, code: u64) -> Ran {
         self.refresh_translated();
-        let rip = self.regs[RIP];
+        let rip = self.code_linear(self.regs[RIP]);
         let guard = self.t1.guard;
         let site = std::mem::take(&mut self.t1.link_site);
         let Some(runtime) = &mut self.t1.runtime else { return Ran::On };
@@ -139,12 +160,22 @@ impl Cpu {
         let enter = runtime.shared.enter;
         (self.t1.given, self.t1.fuel) = (self.t1.budget, self.t1.budget);
         self.executing = block.pages;
+        self.regs[RIP] = rip;
+        if !self.mode.is64() {
+            self.keep_upper();
+        }
         // SAFETY: `enter` and `code` are in this vCPU's code memory, and stay as long as `block` does. The code touches the
         // Cpu (by R15 and through `run_op`), guest memory by addresses that the soft TLB gave, and the stack below.
         let why = unsafe {
             let f: extern "sysv64" fn(*mut Cpu, u64) -> u32 = std::mem::transmute(enter as *const u8);
             f(self, code)
         };
+        if !self.mode.is64() {
+            self.restore_upper();
+        }
+        if why != FAULT {
+            self.regs[RIP] = self.regs[RIP].wrapping_sub(self.seg_base[CS]) & self.mode.rip_mask();
+        }
         let executed = self.t1.given - self.t1.fuel;
         self.retired += executed as u64;
         match why {

@@ -4,6 +4,7 @@ use super::asm::{Mem, R14, RAX, register};
 use super::compile::Compiler;
 use super::flags::Flags;
 use super::forms;
+use super::high_bytes;
 use super::registers::{self, Place, slot};
 use super::runtime::field;
 use super::vector::is_vector;
@@ -75,6 +76,9 @@ impl Compiler<'_> {
         let mut out = *i;
         if let Some(code) = forms::general(i.code()) {
             out.set_code(code);
+        }
+        if high_bytes::uses(i) {
+            return self.high_bytes(k, i, form);
         }
         let access = self.accesses(i);
         let memory = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory);
@@ -155,12 +159,20 @@ impl Compiler<'_> {
             }
         };
         let m = Mem { base, index, scale: ea.scale, disp: ea.disp };
+        // Cut to the address size, then to the operand's.
+        let wide = ea.size == 8 && r.size() == 8;
         match (registers::place(guest), r.size()) {
-            (_, 2) => return None,
-            (Place::Host(h), size) => self.a.rm(size == 8, &[0x8d], h, m),
-            (Place::Slot(n), size) => {
-                self.a.rm(size == 8, &[0x8d], RAX, m);
-                self.a.store(slot(n), RAX);
+            (Place::Host(h), 4 | 8) if ea.size != 2 => self.a.rm(wide, &[0x8d], h, m),
+            (to, size) => {
+                self.a.rm(wide, &[0x8d], RAX, m);
+                if ea.size == 2 {
+                    self.a.rr(false, &[0x0f, 0xb7], RAX, RAX);
+                }
+                match to {
+                    Place::Host(h) => self.a.copy_sized(size, h, RAX),
+                    Place::Slot(n) if size == 2 => self.a.store_sized(2, slot(n), RAX),
+                    Place::Slot(n) => self.a.store(slot(n), RAX),
+                }
             }
         }
         Some(())

@@ -20,12 +20,15 @@ mod access;
 mod asm;
 mod compile;
 mod control;
+mod count;
 mod dispatch;
 mod flags;
 mod forms;
+mod high_bytes;
 mod lower;
 mod registers;
 mod runtime;
+mod segments;
 mod special;
 #[cfg(test)]
 mod tests;
@@ -67,6 +70,12 @@ pub struct T1 {
     avx: bool,
     /// Whether MXCSR masks all exceptions.
     masked: bool,
+    /// What of each segment may be accessed, outside 64-bit code.
+    rooms: [segments::Room; 6],
+    /// R8 to R11 while translated 16- and 32-bit code runs.
+    upper: [u64; 4],
+    /// A value on its way from memory to the stack.
+    stash: u64,
     /// Segment of the instruction that faulted.
     fault_seg: u8,
     /// Executions after which a block is translated; `u32::MAX` for never.
@@ -92,6 +101,9 @@ impl Default for T1 {
             sse: false,
             avx: false,
             masked: false,
+            rooms: [[0; 2]; 6],
+            upper: [0; 4],
+            stash: 0,
             fault_seg: 0,
             threshold: THRESHOLD,
             budget: dispatch::FUEL_GIVEN,
@@ -123,4 +135,8 @@ pub struct Translation {
     checked: AtomicU64,
     /// Address of the entry for jumps within the page.
     linked: AtomicU64,
+    /// Where the code is bound to, if the mode says so.
+    page: AtomicU32,
+    base: AtomicU32,
+    limit: AtomicU32,
 }

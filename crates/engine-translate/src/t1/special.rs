@@ -1,12 +1,12 @@
 //! Instructions with implicit operands: the stack's, and the accumulator's.
 
-use super::access::Ea;
 use super::asm::{ABOVE_OR_EQUAL, BELOW_OR_EQUAL, Mem, NOT_EQUAL, R14, RAX, register};
 use super::compile::Compiler;
 use super::flags::Flags;
 use super::forms::alignment;
 use super::lower::replace_memory;
 use super::registers::{self, ACCUMULATOR, Place, STACK, slot};
+use super::runtime::field;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 /// The host register of the guest's RBP.
@@ -39,54 +39,80 @@ impl Compiler<'_> {
     }
 
     fn push(&mut self, k: usize, i: &Instruction) -> Option<()> {
-        let immediate = match i.code() {
-            Code::Push_r64 => None,
-            Code::Pushq_imm8 | Code::Pushq_imm32 => Some(i.immediate(0) as i32),
-            _ => return None,
+        let size = i.stack_pointer_increment().unsigned_abs() as usize;
+        let from = match i.op0_kind() {
+            OpKind::Register => Some(registers::place(registers::number(i.op0_register())?)),
+            _ => None,
         };
         self.save_flags();
         let slow = self.slow(k);
-        let ea = Ea::simple(STACK, -8);
-        self.check(&ea, 8, 1, true, slow);
-        let m = self.host(&ea, true);
-        match immediate {
-            Some(v) => {
-                self.a.rm(true, &[0xc7], 0, m);
-                self.a.bytes(&v.to_le_bytes());
-            }
-            None => match registers::place(registers::number(i.op0_register())?) {
-                Place::Host(h) => self.a.store(m, h),
-                Place::Slot(n) => {
-                    self.a.load(RAX, slot(n));
-                    self.a.store(m, RAX);
-                }
-            },
+        let memory = i.op0_kind() == OpKind::Memory;
+        if memory {
+            let ea = self.ea(i, &self.ops[k])?;
+            self.check(&ea, size, 1, false, slow);
+            let m = self.host(&ea, true);
+            self.a.load_sized(size, RAX, m);
+            self.a.store(field!(stash), RAX);
         }
-        self.a.lea(STACK, Mem::at(STACK, -8));
+        let ea = self.stack(STACK, -(size as i32));
+        self.check(&ea, size, 1, true, slow);
+        let m = self.host(&ea, true);
+        match from {
+            Some(Place::Host(h)) => self.a.store_sized(size, m, h),
+            Some(Place::Slot(n)) => {
+                self.a.load(RAX, slot(n));
+                self.a.store_sized(size, m, RAX);
+            }
+            None if memory => {
+                self.a.load(RAX, field!(stash));
+                self.a.store_sized(size, m, RAX);
+            }
+            None if size == 2 => {
+                self.a.bytes(&[0x66]);
+                self.a.rm(false, &[0xc7], 0, m);
+                self.a.bytes(&(i.immediate(0) as u16).to_le_bytes());
+            }
+            None => {
+                self.a.rm(size == 8, &[0xc7], 0, m);
+                self.a.bytes(&(i.immediate(0) as u32).to_le_bytes());
+            }
+        }
+        self.set_stack(STACK, -(size as i32));
         self.flags = Flags::Saved;
         self.resume(slow);
         Some(())
     }
 
     fn pop(&mut self, k: usize, i: &Instruction) -> Option<()> {
-        if i.code() != Code::Pop_r64 {
+        if i.op0_kind() != OpKind::Register {
             return None;
         }
+        let size = i.stack_pointer_increment() as usize;
         let to = registers::place(registers::number(i.op0_register())?);
         self.save_flags();
         let slow = self.slow(k);
-        let ea = Ea::simple(STACK, 0);
-        self.check(&ea, 8, 1, false, slow);
+        let ea = self.stack(STACK, 0);
+        self.check(&ea, size, 1, false, slow);
         let m = self.host(&ea, true);
         match to {
-            Place::Host(h) => self.a.load(h, m),
-            Place::Slot(n) => {
-                self.a.load(RAX, m);
-                self.a.store(slot(n), RAX);
+            Place::Host(STACK) => {
+                // The value popped replaces the sum, but for bits that it doesn't have.
+                self.a.load_sized(size, RAX, m);
+                self.set_stack(STACK, size as i32);
+                self.a.copy_sized(size, STACK, RAX);
             }
-        }
-        if to != Place::Host(STACK) {
-            self.a.lea(STACK, Mem::at(STACK, 8));
+            Place::Host(h) => {
+                if size == 2 {
+                    self.a.bytes(&[0x66]);
+                }
+                self.a.rm(size == 8, &[0x8b], h, m);
+                self.set_stack(STACK, size as i32);
+            }
+            Place::Slot(n) => {
+                self.a.load_sized(size, RAX, m);
+                self.a.store_sized(size, slot(n), RAX);
+                self.set_stack(STACK, size as i32);
+            }
         }
         self.flags = Flags::Saved;
         self.resume(slow);
@@ -94,17 +120,19 @@ impl Compiler<'_> {
     }
 
     fn leave(&mut self, k: usize, i: &Instruction) -> Option<()> {
-        if i.code() != Code::Leaveq {
-            return None;
-        }
+        let size = match i.code() {
+            Code::Leavew => 2,
+            Code::Leaved => 4,
+            _ => 8,
+        };
         self.save_flags();
         let slow = self.slow(k);
-        let ea = Ea::simple(FRAME, 0);
-        self.check(&ea, 8, 1, false, slow);
+        let ea = self.stack(FRAME, 0);
+        self.check(&ea, size, 1, false, slow);
         let m = self.host(&ea, true);
-        self.a.load(RAX, m);
-        self.a.lea(STACK, Mem::at(FRAME, 8));
-        self.a.copy(FRAME, RAX);
+        self.a.load_sized(size, RAX, m);
+        self.set_stack(FRAME, size as i32);
+        self.a.copy_sized(size, FRAME, RAX);
         self.flags = Flags::Saved;
         self.resume(slow);
         Some(())
