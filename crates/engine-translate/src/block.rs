@@ -152,7 +152,12 @@ impl Cpu {
         let jump = self.blocks.jumps[jump_index(linear)];
         // SAFETY: a jump entry's block is in `blocks` or `stale` until `clear`, which empties the jumps too.
         if jump.linear == linear && jump.guard == guard && !self.single && unsafe { &*jump.block }.valid() {
-            return Ok(jump.block);
+            // With another base the same place may be beyond CS's limit.
+            // SAFETY: as above.
+            let len = unsafe { &*jump.block }.len as u64;
+            if self.mode.is64() || len <= self.code_room(self.regs[RIP]) {
+                return Ok(jump.block);
+            }
         }
         self.find_block_slow(linear, guard)
     }
@@ -374,6 +379,22 @@ mod tests {
         cpu.update_mode();
         run_at(&mut cpu, CODE);
         assert_eq!((cpu.regs[RAX], cpu.regs[RIP]), (2, CODE + 4), "what is within the limit, and no more");
+    }
+
+    #[test]
+    fn block_known_by_another_base_is_cut_by_the_limit() {
+        // inc ax, twice; jmp +0: at 1:fffd it reaches beyond the segment.
+        let mut cpu = cpu16(&[]);
+        poke(&cpu, 0x1000d, &[0x40, 0x40, 0xeb, 0]);
+        for (selector, ip, ax) in [(0x1000, 0xd, 2), (1, 0xfffd, 4)] {
+            cpu.seg[CS] = Segment::real_mode(selector, true);
+            cpu.update_mode();
+            run_at(&mut cpu, ip);
+            assert_eq!(cpu.regs[RAX], ax);
+        }
+        assert_eq!(cpu.regs[RIP], 0xffff);
+        cpu.regs[RIP] = 0x1_0000;
+        assert!(cpu.execute_block().is_err(), "beyond the limit");
     }
 
     #[test]

@@ -5,8 +5,8 @@
 use super::asm::{Label, Mem, NOT_EQUAL, R8, R9, R14, RAX};
 use super::compile::Compiler;
 use super::registers::{self, Place, STACK, slot};
-use super::segments;
 use super::runtime::field;
+use super::segments;
 use crate::cpu::{Cpu, FS, GS, Mode, SS};
 use crate::op::Op;
 use crate::tlb::{ENTRIES, Entry};

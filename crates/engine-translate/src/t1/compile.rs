@@ -75,13 +75,7 @@ pub struct Site {
 /// Translates a block, for a place at `origin`. `None` if it can't be.
 ///
 /// The bytes are read again: the block has to be [`Block::valid`] after this.
-pub fn compile(
-    block: &Block,
-    site: Site,
-    memory: &GuestMemory,
-    origin: u64,
-    shared: Shared,
-) -> Option<Made> {
+pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, shared: Shared) -> Option<Made> {
     let Site { mode, rip, linear, bound } = site;
     let (counter, generation) = block.generation()?;
     let page_number = i32::try_from(block.pages[0]).ok()?;

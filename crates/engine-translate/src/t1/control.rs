@@ -80,7 +80,7 @@ impl Compiler<'_> {
                 self.check(&ea, size, 1, false, slow);
                 let m = self.host(&ea, false);
                 self.a.load_sized(size, RAX, m);
-                self.to_linear(slow);
+                self.linear_target(slow);
                 // A target that isn't known, be it not canonical, is T0's.
                 probe_jump(&mut self.a, slow);
                 let released = if i.op_count() == 0 { 0 } else { i.immediate16() as i32 };
@@ -163,12 +163,12 @@ impl Compiler<'_> {
                 Place::Slot(n) => self.a.load(RAX, slot(n)),
             }
         }
-        self.to_linear(slow);
+        self.linear_target(slow);
         Some(size)
     }
 
     /// RAX is an instruction pointer to go to, and becomes its linear address. A fault is T0's.
-    fn to_linear(&mut self, slow: super::asm::Label) {
+    fn linear_target(&mut self, slow: super::asm::Label) {
         let Some(p) = self.bound else { return };
         if p.limit != u32::MAX {
             // cmp eax, limit

@@ -1,7 +1,7 @@
 //! The executor's side: entering translated code, T0's handlers called from it, leading jumps to their targets.
 
 use super::compile::Site;
-use super::runtime::{CONTINUE, FAULT, FUEL, JUMPS, Jump, Runtime};
+use super::runtime::{CONTINUE, FAULT, FUEL, JUMPS, Jump, LINK, Runtime};
 use crate::block::Block;
 use crate::cpu::{CS, Cpu, RIP};
 use crate::op::{Flow, Op};
@@ -154,7 +154,12 @@ impl Cpu {
         let Some(runtime) = &mut self.t1.runtime else { return Ran::On };
         runtime.jumps[rip as usize % JUMPS] = Jump { rip, guard, code };
         // The jump was made on the page that `executing` names, and its target has not been interrupted.
-        if site != 0 && self.t1.link_rip == rip && self.executing[0] == block.pages[0] {
+        let from = (guard, self.seg_base[CS]);
+        if site != 0
+            && self.t1.link_rip == rip
+            && self.t1.link_from == from
+            && self.executing[0] == block.pages[0]
+        {
             runtime.link(site, block.translation.linked.load(Relaxed));
         }
         let enter = runtime.shared.enter;
@@ -172,6 +177,9 @@ impl Cpu {
         };
         if !self.mode.is64() {
             self.restore_upper();
+        }
+        if why == LINK {
+            self.t1.link_from = (self.t1.guard, self.seg_base[CS]);
         }
         if why != FAULT {
             self.regs[RIP] = self.regs[RIP].wrapping_sub(self.seg_base[CS]) & self.mode.rip_mask();

@@ -36,12 +36,7 @@ impl Compiler<'_> {
     }
 
     /// Without memory nothing needs REX, if RAX is where it always was.
-    fn high_bytes_of_registers(
-        &mut self,
-        i: &Instruction,
-        form: Form,
-        access: [OpAccess; 5],
-    ) -> Option<()> {
+    fn high_bytes_of_registers(&mut self, i: &Instruction, form: Form, access: [OpAccess; 5]) -> Option<()> {
         let mut out = *i;
         if let Some(code) = forms::general(i.code()) {
             out.set_code(code);

@@ -32,6 +32,8 @@ mod segments;
 mod special;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_legacy;
 mod vector;
 
 pub(crate) use dispatch::Ran;
@@ -62,6 +64,8 @@ pub struct T1 {
     /// The jump that was left through, to be led to its target from now on; and that target.
     link_site: u64,
     link_rip: u64,
+    /// The guard and CS's base there: the target may be looked at after an interrupt.
+    link_from: (u64, u64),
     /// Target of an indirect call, and its code, while the return address is pushed.
     target_rip: u64,
     target_code: u64,
@@ -96,6 +100,7 @@ impl Default for T1 {
             jumps: std::ptr::null(),
             link_site: 0,
             link_rip: 0,
+            link_from: (0, 0),
             target_rip: 0,
             target_code: 0,
             sse: false,

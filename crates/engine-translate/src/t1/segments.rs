@@ -2,8 +2,8 @@
 //!
 //! Registers R8 to R11 of the host's are scratch there. The guest's own, which only 64-bit code sees, are kept beside.
 
-use super::asm::{ABOVE, Label, Mem, R8, RAX};
 use super::Translation;
+use super::asm::{ABOVE, Label, Mem, R8, RAX};
 use super::compile::Compiler;
 use super::runtime::field;
 use crate::cpu::{CS, Cpu, ES, FS, GS, Mode};
