@@ -1,7 +1,7 @@
 //! The translate engine: x86 virtual machines with no hardware extension.
 //!
 //! Tier T0, an interpreter of decoded blocks, covers every instruction and mode and is the oracle for the faster tier:
-//! [`t1`] translates hot blocks of 64-bit code. The way of an instruction:
+//! [`t1`] translates hot blocks. The way of an instruction:
 //!
 //! 1. [`block`] finds the decoded block for RIP, or has [`decode`] make one: each instruction becomes an [`op::Op`], a
 //!    function pointer with its operands unpacked. `exec/` holds integer instructions, `system/` privileged ones and

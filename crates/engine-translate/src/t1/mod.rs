@@ -1,8 +1,9 @@
-//! Tier T1: hot blocks of 64-bit code as near-verbatim host code.
+//! Tier T1: hot blocks as near-verbatim host code.
 //!
 //! - [`asm`], [`runtime`]: the assembler, the code memory, and the code that blocks share (entering, leaving, calling T0)
 //! - [`compile`]: a block, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
 //!   replaced; [`access`]: the inline look at the soft TLB; [`control`]: ends of blocks; [`special`]: implicit operands
+//! - [`segments`]: what 16- and 32-bit code needs; [`high_bytes`]: AH, CH, DH, BH; [`count`]: LOOP and JCXZ
 //! - [`vector`]: SSE and AVX
 //! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are
 //! - [`dispatch`]: what the executor does with it
