@@ -4,7 +4,8 @@
  *   bench list                               the rows
  *   bench run [-s SECONDS] [-n LEAST] ROW...     rows by name, or all
  *   bench exec [-s SECONDS] [-n LEAST] [-r ROOT] [-d DIRECTORY] NAME PROGRAM [ARGUMENT...]
- *                                            a program as a row: its output is summed, its status must be 0
+ *                                            a program as a row: its output is summed, its status must be 0;
+ *                                            it runs once before the clock does, unless LEAST is 1
  *   bench generate text|source BYTES         an input for a program, on standard output
  *
  * A row repeats at least LEAST times (3) and until SECONDS (0.5) have passed. Lines on standard output:

@@ -88,6 +88,7 @@ int exec_command(int argc, char **argv)
 		return 2;
 	}
 	program = argv + optind + 1;
-	run_program(); /* warms the file cache */
+	if (least > 1)
+		run_program(); /* warms the file cache */
 	return measure(argv[optind], run_program, seconds, least);
 }

@@ -19,7 +19,7 @@ debian() {
 		modprobe ext4 2>/dev/null
 		mount -t ext4 -o ro /dev/vda $R || return 1
 	fi
-	mount -t tmpfs tmpfs "$R/tmp" && mount --rbind /dev "$R/dev" && mount --rbind /proc "$R/proc" &&
+	mount -t tmpfs tmpfs "$R/tmp" && mount -o rbind /dev "$R/dev" && mount -o rbind /proc "$R/proc" &&
 		cp "$B"/inputs/* "$R/tmp" &&
 		"$B/bench" generate source 20000 >"$R/tmp/source.i" &&
 		"$B/bench" generate text 3000000 >"$R/tmp/text"
@@ -51,7 +51,9 @@ for row; do
 	gzip) program gzip /bin/gzip -6 -n -k -c text ;;
 	awk) program awk /usr/bin/mawk -f program.awk text ;;
 	shell) program shell /bin/dash program.sh ;;
-	make-j*) least=1 seconds=0 program "$row" /bin/sh make.sh "${row#make-}" ;;
+	make-j*)
+		least=1
+		program "$row" /bin/sh make.sh "-${row#make-}" ;;
 	*)
 		case "
 $known

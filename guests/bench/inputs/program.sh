@@ -9,7 +9,7 @@ step() {
 	esac
 	[ ${#text} -gt 40 ] && text=
 }
-while [ $i -lt 120000 ]; do
+while [ $i -lt 60000 ]; do
 	step $i
 	i=$((i + 1))
 done

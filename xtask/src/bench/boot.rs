@@ -12,6 +12,7 @@ use super::machine::{self, Machine};
 use super::qemu;
 use super::statistics::median;
 use crate::demo::wait_or_end;
+use crate::ends::Ends;
 use crate::guests::{self, Arch};
 use crate::progress::Step;
 use crate::{guest_script, host};
@@ -57,7 +58,15 @@ pub struct Times {
 }
 
 /// Boots the guest of `arch` `runs` times on each side.
-pub fn measure(arch: Arch, vmctl: &Path, engine: Option<&str>, runs: u32) -> Result<Times> {
+///
+/// Errors: a side doesn't boot, or this process is asked to end by way of `ends`.
+pub fn measure(
+    arch: Arch,
+    vmctl: &Path,
+    engine: Option<&str>,
+    runs: u32,
+    ends: Option<&Ends>,
+) -> Result<Times> {
     let guest = guests::ensure(arch)?;
     let qemu = qemu::program(arch)?;
     let machine = Machine {
@@ -74,9 +83,9 @@ pub fn measure(arch: Arch, vmctl: &Path, engine: Option<&str>, runs: u32) -> Res
         let _step = Step::begin(format!("Boot {round} of {runs} of {arch} in Auberge and in QEMU"));
         // Alternating, so that a busy moment of this machine hits both.
         let mut ours = machine::auberge(vmctl, engine, &machine);
-        times.auberge.push(seconds(&mut ours).context("Auberge did not boot the guest")?);
+        times.auberge.push(seconds(&mut ours, ends).context("Auberge did not boot the guest")?);
         let mut theirs = qemu::command(qemu, &machine);
-        times.qemu.push(seconds(&mut theirs).context("QEMU did not boot the guest")?);
+        times.qemu.push(seconds(&mut theirs, ends).context("QEMU did not boot the guest")?);
     }
     Ok(times)
 }
@@ -85,7 +94,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     guests::ensure(args.arch)?;
     let qemu = qemu::program(args.arch)?;
     let vmctl = host::build_release()?.join("vmctl");
-    let Times { auberge: ours, qemu: theirs } = measure(args.arch, &vmctl, None, args.runs)?;
+    let Times { auberge: ours, qemu: theirs } = measure(args.arch, &vmctl, None, args.runs, None)?;
     let (auberge_median, qemu_median) = (median(&ours), median(&theirs));
     let report = Report {
         bench: "boot",
@@ -127,11 +136,12 @@ fn print(report: &Report) {
 }
 
 /// Runs a machine until its console says that init was reached, and gives the time that took in seconds.
-fn seconds(command: &mut Command) -> Result<f64> {
+fn seconds(command: &mut Command, ends: Option<&Ends>) -> Result<f64> {
     let begun = Instant::now();
     let mut complaints = tempfile::tempfile()?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(complaints.try_clone()?);
     let mut child = command.spawn().with_context(|| format!("{} did not start", name(command)))?;
+    let watched = ends.map(|ends| ends.watch(&child));
     let mut console = child.stdout.take().context("the machine has no console")?;
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -153,6 +163,10 @@ fn seconds(command: &mut Command) -> Result<f64> {
     let reached = receive.recv_timeout(LIMIT);
     let patience = if reached.is_ok() { Duration::from_secs(20) } else { Duration::from_secs(1) };
     let status = wait_or_end(&mut child, patience)?;
+    drop(watched);
+    if ends.is_some_and(Ends::asked) {
+        bail!("interrupted");
+    }
     let Ok(reached) = reached else {
         let mut said = String::new();
         complaints.rewind()?;
@@ -178,14 +192,14 @@ mod tests {
     fn seconds_console_that_says_init_reached_is_timed() {
         let mut command = Command::new("sh");
         command.args(["-c", "printf 'boot...\\nauberge: init'; printf ' reached\\n'"]);
-        assert!(seconds(&mut command).expect("reached") < 60.0);
+        assert!(seconds(&mut command, None).expect("reached") < 60.0);
     }
 
     #[test]
     fn seconds_program_that_ends_without_a_word_is_an_error_with_its_complaint() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo no such kernel >&2; exit 3"]);
-        let error = seconds(&mut command).unwrap_err().to_string();
+        let error = seconds(&mut command, None).unwrap_err().to_string();
         assert!(error.contains("no such kernel"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::console::{Measured, Outcome, Session};
-use super::rows::Row;
+use super::rows::{Group, Row};
 use super::statistics::{geometric_mean, median};
 
 /// A guest's clock that goes wrong by more than this part, and by more than [`CLOCK_SLACK`], is a finding.
@@ -38,6 +38,7 @@ pub struct Report {
     pub means: Vec<Mean>,
     pub boots: Vec<Boot>,
     pub memory: Option<Memory>,
+    pub make: Option<Make>,
     pub problems: Vec<String>,
 }
 
@@ -54,6 +55,8 @@ pub struct RowReport {
     pub qemu_by_auberge: Option<f64>,
     /// Why it wasn't measured, where it couldn't be.
     pub skipped: Option<String>,
+    #[serde(skip)]
+    group: Group,
     #[serde(skip)]
     goal: bool,
 }
@@ -98,6 +101,17 @@ pub struct Boot {
 pub struct Memory {
     pub at_boot: u64,
     pub after_rows: Option<u64>,
+}
+
+/// The time of one compilation with one processor and with two.
+#[derive(Serialize)]
+pub struct Make {
+    pub auberge_one: f64,
+    pub auberge_two: f64,
+    pub auberge_speed_up: f64,
+    pub native_one: f64,
+    pub native_two: f64,
+    pub native_speed_up: f64,
 }
 
 /// One run of all rows in the three places.
@@ -152,6 +166,7 @@ fn report(row: &'static Row, rounds: &[Round], clock: Clock, problems: &mut Vec<
         qemu_by_native: ratio(qemu, native),
         qemu_by_auberge: ratio(qemu, auberge),
         skipped,
+        group: row.group,
         goal: row.goal,
     }
 }
@@ -181,7 +196,7 @@ fn times(name: &str, rounds: &[Round], place: usize) -> Option<Times> {
         .then(|| Times { wall: seconds(|one| one.sample.best), cpu: seconds(|one| one.cpu) })
 }
 
-/// The means over all rows and those that goals are stated for, as far as they were measured.
+/// The means over all rows, those that goals are stated for, and Debian's programs, as far as they were measured.
 pub fn means(rows: &[RowReport]) -> Vec<Mean> {
     let mean = |over, wants: &dyn Fn(&RowReport) -> bool| {
         let chosen: Vec<&RowReport> =
@@ -193,7 +208,11 @@ pub fn means(rows: &[RowReport]) -> Vec<Mean> {
             qemu_by_auberge: geometric_mean(chosen.iter().filter_map(|row| row.qemu_by_auberge)),
         }
     };
-    let means = [mean("all rows", &|_| true), mean("rows with goals", &|row| row.goal)];
+    let means = [
+        mean("all rows", &|_| true),
+        mean("rows with goals", &|row| row.goal),
+        mean("Debian's programs", &|row| row.group == Group::Debian),
+    ];
     means.into_iter().filter(|mean| mean.rows > 0).collect()
 }
 

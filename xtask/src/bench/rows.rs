@@ -5,6 +5,8 @@
 pub enum Group {
     /// One of our own programs in `guests/bench`.
     Own,
+    /// A program of Debian's.
+    Debian,
 }
 
 pub struct Row {
@@ -18,6 +20,10 @@ pub struct Row {
 
 const fn own(name: &'static str, what: &'static str) -> Row {
     Row { name, group: Group::Own, goal: true, what }
+}
+
+const fn debian(name: &'static str, what: &'static str) -> Row {
+    Row { name, group: Group::Debian, goal: true, what }
 }
 
 /// In the order in which they run.
@@ -42,20 +48,38 @@ pub const ROWS: &[Row] = &[
     own("page-fault", "page fault"),
     own("fork-exec", "fork+exec"),
     own("context-switch", "context switch over pipes"),
+    debian("cc1", "cc1 -O2"),
+    debian("perl", "perl"),
+    debian("sqlite", "sqlite3"),
+    debian("awk", "mawk"),
+    debian("xz", "xz"),
+    debian("gzip", "gzip"),
+    Row { name: "shell", group: Group::Debian, goal: false, what: "dash" },
 ];
 
 /// What isn't a row of the table but can be chosen by name like one.
 pub const BOOT_AMD64: &str = "boot-amd64";
 pub const BOOT_I386: &str = "boot-i386";
+pub const MAKE: &str = "make-j2";
+/// The rows of `guests/bench/run.sh` that this one compares.
+pub const MAKE_JOBS: [&str; 2] = ["make-j1", "make-j2"];
 
 /// Names that stand for several.
-const GROUPS: &[(&str, Group)] = &[("own", Group::Own)];
+const GROUPS: &[(&str, Group)] = &[("own", Group::Own), ("debian", Group::Debian)];
 
 /// What to measure.
 pub struct Chosen {
     pub rows: Vec<&'static Row>,
     pub boot_amd64: bool,
     pub boot_i386: bool,
+    pub make: bool,
+}
+
+impl Chosen {
+    /// Whether one of them is a program of Debian's.
+    pub fn needs_debian(&self) -> bool {
+        self.make || self.rows.iter().any(|row| row.group == Group::Debian)
+    }
 }
 
 /// The rows of these names; all, where none is named.
@@ -77,12 +101,13 @@ pub fn choose(names: &[String]) -> Result<Chosen, String> {
         rows: ROWS.iter().filter(wants_row).collect(),
         boot_amd64: wants(BOOT_AMD64),
         boot_i386: wants(BOOT_I386),
+        make: wants(MAKE),
     })
 }
 
 fn known() -> impl Iterator<Item = &'static str> {
     let rows = ROWS.iter().map(|row| row.name);
-    rows.chain([BOOT_AMD64, BOOT_I386]).chain(GROUPS.iter().map(|&(name, _)| name))
+    rows.chain([BOOT_AMD64, BOOT_I386, MAKE]).chain(GROUPS.iter().map(|&(name, _)| name))
 }
 
 #[cfg(test)]
@@ -97,22 +122,22 @@ mod tests {
     fn choose_nothing_is_everything() {
         let chosen = choose(&[]).expect("all");
         assert_eq!(chosen.rows.len(), ROWS.len());
-        assert!(chosen.boot_amd64 && chosen.boot_i386);
+        assert!(chosen.boot_amd64 && chosen.boot_i386 && chosen.make);
     }
 
     #[test]
     fn choose_names_and_groups_gives_those_in_the_table_s_order() {
-        let chosen = choose(&names(&["x87", "sha256", "boot-i386"])).expect("known");
-        assert_eq!(chosen.rows.first().map(|row| row.name), Some("sha256"));
-        assert_eq!(chosen.rows.len(), 2);
-        assert!(!chosen.boot_amd64 && chosen.boot_i386);
+        let chosen = choose(&names(&["debian", "x87", "boot-i386"])).expect("known");
+        assert_eq!(chosen.rows.first().map(|row| row.name), Some("x87"));
+        assert_eq!(chosen.rows.len(), 8);
+        assert!(!chosen.boot_amd64 && chosen.boot_i386 && !chosen.make);
     }
 
     #[test]
     fn choose_unknown_name_is_an_error_that_lists_the_known() {
         let error = choose(&names(&["x86"])).err().expect("unknown");
         assert!(
-            error.contains("no row x86") && error.contains("x87") && error.contains("boot-i386"),
+            error.contains("no row x86") && error.contains("x87") && error.contains("make-j2"),
             "{error}"
         );
     }

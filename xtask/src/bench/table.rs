@@ -57,6 +57,18 @@ fn body(text: &mut String, report: &Report) -> std::fmt::Result {
         let ratio = ratio(Some(boot.qemu_by_auberge));
         writeln!(text, "{what:24} {:>9} {ours:>11} {theirs:>11} {:>8} {:>9} {ratio:>9}", "", "", "")?;
     }
+    if let Some(make) = &report.make {
+        writeln!(text)?;
+        for (who, one, two, speed_up) in [
+            ("Auberge", make.auberge_one, make.auberge_two, make.auberge_speed_up),
+            ("native", make.native_one, make.native_two, make.native_speed_up),
+        ] {
+            writeln!(
+                text,
+                "make, {who}: {one:.2} s with one processor, {two:.2} s with two (-j2): {speed_up:.2} times as fast"
+            )?;
+        }
+    }
     if let Some(memory) = &report.memory {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let after = memory.after_rows.map(|bytes| format!(", {:.1} MiB after the rows", mib(bytes)));
@@ -105,7 +117,7 @@ fn ratio(value: Option<f64>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::{self, Boot, Memory, Round};
+    use super::super::report::{self, Boot, Make, Memory, Round};
     use super::super::rows::ROWS;
     use super::*;
     use crate::bench::console::Session;
@@ -132,6 +144,14 @@ mod tests {
             means,
             boots: vec![Boot { arch: "amd64".into(), auberge: 1.5, qemu: 3.0, qemu_by_auberge: 2.0 }],
             memory: Some(Memory { at_boot: 3 << 20, after_rows: None }),
+            make: Some(Make {
+                auberge_one: 20.0,
+                auberge_two: 10.0,
+                auberge_speed_up: 2.0,
+                native_one: 4.0,
+                native_two: 2.0,
+                native_speed_up: 2.0,
+            }),
             problems,
         }
     }
@@ -159,9 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn text_says_boot_memory_and_what_is_wrong() {
+    fn text_says_boot_make_memory_and_what_is_wrong() {
         let text = text(&report());
-        for part in ["1.50 s", "3.0 MiB at boot", "WRONG: quicksort gave no result in native"] {
+        for part in
+            ["1.50 s", "2.00 times as fast", "3.0 MiB at boot", "WRONG: quicksort gave no result in native"]
+        {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

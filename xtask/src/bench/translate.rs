@@ -2,15 +2,16 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
-use super::places::Places;
-use super::report::{self, Boot, Clock, Memory, Report, Round};
+use super::console::{Outcome, Session};
+use super::places::{Debian, Places};
+use super::report::{self, Boot, Clock, Make, Memory, Report, Round};
 use super::rows::{self, Chosen};
 use super::statistics::median;
 use super::{boot, machine, programs, qemu, table};
 use crate::ends::Ends;
-use crate::guests::{self, Arch};
+use crate::guests::{self, Arch, Disk};
 use crate::host;
 
 #[derive(clap::Args)]
@@ -20,7 +21,7 @@ use crate::host;
                         differ. What the rows are: docs/performance.md."
 )]
 pub struct Args {
-    /// Only these rows, separated by commas: names, or own, or boot-amd64, boot-i386
+    /// Only these rows, separated by commas: names, or own, debian, boot-amd64, boot-i386, make-j2
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     rows: Vec<String>,
     /// Rounds through all places, and boots on each side; medians are compared
@@ -40,15 +41,22 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let chosen = rows::choose(&args.rows).map_err(|error| anyhow!(error))?;
     let load_before = load();
-    let guest = guests::ensure(Arch::Amd64)?;
+    let (guest, disk) = if chosen.needs_debian() {
+        let Disk { guest, image, tree } = guests::ensure_disk()?;
+        (guest, Some((image, tree)))
+    } else {
+        (guests::ensure(Arch::Amd64)?, None)
+    };
     let programs = programs::make(&guest.initrd)?;
     let qemu = qemu::program(Arch::Amd64)?;
     let vmctl = host::build_release()?.join("vmctl");
     let ends = Ends::install()?;
-    let places = Places { vmctl, engine: args.engine.clone(), guest, programs };
+    let debian = disk.map(|(image, tree)| Debian::copy(&image, tree, &programs.folder, &ends)).transpose()?;
+    let places = Places { vmctl, engine: args.engine.clone(), guest, programs, debian };
 
     let rounds = rounds(&places, &chosen, args.runs, &ends)?;
-    let (rows, problems) = report::rows(&chosen.rows, &rounds, args.clock);
+    let (rows, mut problems) = report::rows(&chosen.rows, &rounds, args.clock);
+    let make = chosen.make.then(|| make(&places, &mut problems, &ends)).transpose()?;
     let report = Report {
         bench: "translate",
         machine: host::processor(),
@@ -61,8 +69,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         clock: args.clock,
         means: report::means(&rows),
         rows,
-        boots: boots(&places, &chosen, args.runs)?,
+        boots: boots(&places, &chosen, args.runs, &ends)?,
         memory: rounds.last().and_then(memory),
+        make,
         problems,
     };
     if args.json {
@@ -90,16 +99,44 @@ fn rounds(places: &Places, chosen: &Chosen, runs: u32, ends: &Ends) -> Result<Ve
         .collect()
 }
 
-fn boots(places: &Places, chosen: &Chosen, runs: u32) -> Result<Vec<Boot>> {
+fn boots(places: &Places, chosen: &Chosen, runs: u32, ends: &Ends) -> Result<Vec<Boot>> {
     let wanted = [(Arch::Amd64, chosen.boot_amd64), (Arch::I386, chosen.boot_i386)];
     let wanted = wanted.iter().filter(|(_, wanted)| *wanted);
     wanted
         .map(|&(arch, _)| {
-            let times = boot::measure(arch, &places.vmctl, Some(&places.engine), runs)?;
+            let times = boot::measure(arch, &places.vmctl, Some(&places.engine), runs, Some(ends))?;
             let (auberge, qemu) = (median(&times.auberge), median(&times.qemu));
             Ok(Boot { arch: arch.to_string(), auberge, qemu, qemu_by_auberge: qemu / auberge })
         })
         .collect()
+}
+
+/// One compilation with one processor, and the same with two.
+fn make(places: &Places, problems: &mut Vec<String>, ends: &Ends) -> Result<Make> {
+    let [one, two] = rows::MAKE_JOBS;
+    let mut results = Vec::new();
+    let mut seconds = |session: &Session, row: &str| -> Result<f64> {
+        let Some(Outcome::Measured(measured)) = session.rows.get(row) else {
+            return Err(anyhow!("{row} gave no result: {:?}", session.rows.get(row)));
+        };
+        results.push(measured.sample.checksum.clone());
+        Ok(measured.sample.best as f64 / 1e9)
+    };
+    let native = places.native(&[one, two], ends)?;
+    let (native_one, native_two) = (seconds(&native, one)?, seconds(&native, two)?);
+    let auberge_one = seconds(&places.auberge(&[one], 1, ends)?, one).context("Auberge, one processor")?;
+    let auberge_two = seconds(&places.auberge(&[two], 2, ends)?, two).context("Auberge, two processors")?;
+    if results.windows(2).any(|pair| pair[0] != pair[1]) {
+        problems.push(format!("make has different results: {}", results.join(", ")));
+    }
+    Ok(Make {
+        auberge_one,
+        auberge_two,
+        auberge_speed_up: auberge_one / auberge_two,
+        native_one,
+        native_two,
+        native_speed_up: native_one / native_two,
+    })
 }
 
 fn memory(round: &Round) -> Option<Memory> {

@@ -146,7 +146,6 @@ pub fn ensure(arch: Arch) -> Result<Guest> {
 
 /// Debian on a disk.
 #[derive(Debug)]
-#[allow(dead_code, reason = "for commands that run more than a kernel")]
 pub struct Disk {
     pub guest: Guest,
     /// A raw disk with an ext4 file system, to be booted by `guest` with `root=/dev/vda`; to be copied, not written.
@@ -156,7 +155,6 @@ pub struct Disk {
 }
 
 /// Debian for amd64 on a disk, made now when it is not there yet.
-#[allow(dead_code, reason = "for commands that run more than a kernel")]
 pub fn ensure_disk() -> Result<Disk> {
     let mut maker = Maker::new(host::guests_folder(), false)?;
     let store = maker.debian(Arch::Amd64)?;
