@@ -9,7 +9,7 @@ use super::statistics::{geometric_mean, median};
 /// A guest's clock that goes wrong by more than this part, and by more than [`CLOCK_SLACK`], is a finding.
 const CLOCK_PART: f64 = 0.05;
 /// In nanoseconds: how late this program may hear of a row.
-const CLOCK_SLACK: f64 = 100e6;
+const CLOCK_SLACK: f64 = 500e6;
 
 /// Which time the ratios are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
