@@ -141,17 +141,4 @@ mod tests {
             "{error}"
         );
     }
-
-    /// Each own row is in the C sources, under the same name.
-    #[test]
-    fn rows_own_ones_are_the_sources() {
-        let sources = ["integer", "memory", "control", "float", "system"].map(|name| {
-            let path = crate::host::workspace().join("guests/bench").join(format!("{name}.c"));
-            std::fs::read_to_string(path).expect("a source")
-        });
-        let text = sources.concat();
-        for row in ROWS.iter().filter(|row| row.group == Group::Own) {
-            assert!(text.contains(&format!("\t{{\"{}\", ", row.name)), "{}", row.name);
-        }
-    }
 }
