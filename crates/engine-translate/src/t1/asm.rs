@@ -4,6 +4,7 @@ use iced_x86::Register;
 
 /// Host registers by number, those that have a part of their own in translated code.
 pub const RAX: u8 = 0;
+pub const RDX: u8 = 2;
 pub const RSI: u8 = 6;
 pub const RDI: u8 = 7;
 pub const R8: u8 = 8;
@@ -12,6 +13,7 @@ pub const R14: u8 = 14;
 pub const R15: u8 = 15;
 
 /// Condition codes as jumps encode them (SDM 1 B.1.4.7).
+pub const BELOW: u8 = 2;
 pub const ABOVE_OR_EQUAL: u8 = 3;
 pub const EQUAL: u8 = 4;
 pub const NOT_EQUAL: u8 = 5;

@@ -2,6 +2,7 @@
 
 use super::asm::{Asm, Label, Mem, NOT_EQUAL, R14, RAX, SIGN};
 use super::flags::Flags;
+use super::live::Live;
 use super::registers::slot;
 use super::runtime::{Shared, field};
 use super::segments::{self, Place};
@@ -27,8 +28,10 @@ pub struct Made {
 /// Code behind the block's own, for what is seldom.
 pub enum Tail {
     /// Op `op`'s T0 handler; then to `resume`, with the flags loaded if so said, or out of the block, behind the op.
-    /// `mxcsr`: whether the guest's is loaded there, and whether it is to be at `resume`.
-    Handler { from: Label, resume: Option<Label>, op: usize, flags: bool, mxcsr: (bool, bool) },
+    /// `live` is to be loaded again at `resume`; `fpu`: whether the op is x87's or MMX's.
+    Handler { from: Label, resume: Option<Label>, op: usize, flags: bool, live: Live, fpu: bool },
+    /// Load vector or x87 registers and go on at `resume`; or, if T0 is to execute op `op`, behind that.
+    Begin { from: Label, resume: Label, op: usize, need: Live },
     /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page.
     Link { from: Label, site: usize, delta: i32 },
     /// On at `delta` from the page.
@@ -52,12 +55,8 @@ pub struct Compiler<'a> {
     pub tails: Vec<Tail>,
     /// The entry for jumps within the page.
     pub linked: Label,
-    /// Whether this block has looked if SSE's and AVX's instructions are allowed.
-    pub sse_checked: bool,
-    pub avx_checked: bool,
-    pub mxcsr_checked: bool,
-    /// Whether the processor has the guest's MXCSR here.
-    pub mxcsr_loaded: bool,
+    /// What of vector and x87 registers is known to be in the host's here.
+    pub live: Live,
     pub factory: InstructionInfoFactory,
     encoder: Encoder,
 }
@@ -140,10 +139,7 @@ pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, sha
         shared,
         tails: Vec::new(),
         linked,
-        sse_checked: false,
-        avx_checked: false,
-        mxcsr_checked: false,
-        mxcsr_loaded: false,
+        live: Live::default(),
         factory: InstructionInfoFactory::new(),
         encoder: Encoder::new(64),
     };
@@ -151,12 +147,10 @@ pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, sha
         if block.ops[k].flow == Flow::Next {
             c.attempt(|c| c.instruction(k, i)).or_else(|| c.call_handler(k))?;
         } else {
-            c.unload_mxcsr();
             c.attempt(|c| c.end(k, i)).or_else(|| c.call_last(k))?;
         }
     }
     if block.ops.last()?.flow == Flow::Next {
-        c.unload_mxcsr();
         c.save_flags();
         c.edge((offset + block.len) as i32);
     }
@@ -177,13 +171,13 @@ impl Compiler<'_> {
     /// Does `f`, or nothing at all where it gives up.
     fn attempt(&mut self, f: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
         let (mark, flags, tails) = (self.a.mark(), self.flags, self.tails.len());
-        let checked = (self.sse_checked, self.avx_checked, self.mxcsr_checked, self.mxcsr_loaded);
+        let live = self.live;
         let done = f(self);
         if done.is_none() {
             self.a.reset(mark);
             self.flags = flags;
             self.tails.truncate(tails);
-            (self.sse_checked, self.avx_checked, self.mxcsr_checked, self.mxcsr_loaded) = checked;
+            self.live = live;
         }
         done
     }
@@ -202,29 +196,27 @@ impl Compiler<'_> {
     }
 
     /// The call of op `k`'s T0 handler, flags being saved.
-    fn handler(&mut self, k: usize) {
+    fn handler(&mut self, k: usize, entry: u64) {
         let op: *const Op = &self.ops[k];
         let left = (self.ops.len() - k) as u32;
         self.a.load_immediate(RAX, op as u64);
         self.a.load_immediate(R14, (left << 16 | self.offset) as u64);
-        self.a.far(0xe8, self.origin, self.shared.call_op);
+        self.a.far(0xe8, self.origin, entry);
     }
 
     /// An op in the middle that T0 does.
     fn call_handler(&mut self, k: usize) -> Option<()> {
-        self.unload_mxcsr();
-        // It may be LDMXCSR.
-        self.mxcsr_checked = false;
         self.save_flags();
-        self.handler(k);
+        self.handler(k, self.shared.call_op);
         self.flags = Flags::Saved;
+        self.live = Live::default();
         Some(())
     }
 
     /// A last op that T0 does.
     fn call_last(&mut self, k: usize) -> Option<()> {
         self.save_flags();
-        self.handler(k);
+        self.handler(k, self.shared.call_op);
         self.after_handler(k);
         Some(())
     }
@@ -273,9 +265,18 @@ impl Compiler<'_> {
             resume: None,
             op: k,
             flags: false,
-            mxcsr: (self.mxcsr_loaded, false),
+            live: Live::default(),
+            fpu: false,
         });
         from
+    }
+    /// The same for an instruction of x87's or MMX's.
+    pub fn slow_fpu(&mut self, k: usize) -> Label {
+        let slow = self.slow(k);
+        if let Some(Tail::Handler { fpu, .. }) = self.tails.last_mut() {
+            *fpu = true;
+        }
+        slow
     }
 
     /// The handler that `slow` gave comes back here.
@@ -283,10 +284,10 @@ impl Compiler<'_> {
         let here = self.a.bound();
         let good = self.flags != Flags::Saved;
         for t in &mut self.tails {
-            if let Tail::Handler { from, resume, flags, mxcsr, .. } = t
+            if let Tail::Handler { from, resume, flags, live, .. } = t
                 && *from == slow
             {
-                (*resume, *flags, mxcsr.1) = (Some(here), good, self.mxcsr_loaded);
+                (*resume, *flags, *live) = (Some(here), good, self.live);
             }
         }
     }
@@ -294,21 +295,35 @@ impl Compiler<'_> {
     fn finish_tails(&mut self) {
         for t in std::mem::take(&mut self.tails) {
             match t {
-                Tail::Handler { from, resume, op, flags, mxcsr } => {
+                Tail::Handler { from, resume: None, op, .. } => {
                     self.a.bind(from);
-                    self.mxcsr_loaded = mxcsr.0;
-                    self.unload_mxcsr();
-                    self.handler(op);
-                    if mxcsr.1 {
-                        self.load_mxcsr();
-                    }
+                    self.handler(op, self.shared.call_op);
+                    self.after_handler(op);
+                }
+                Tail::Handler { from, resume: Some(resume), op, flags, live, fpu } => {
+                    self.a.bind(from);
+                    self.handler(op, if fpu { self.shared.call_op } else { self.shared.call_miss });
+                    // Only what the handler put back has to be loaded again.
+                    let again = Live { fpu: live.fpu && fpu, ..live };
+                    let refused = self.a.label();
+                    self.begin(again, refused);
                     if flags {
                         self.restore_flags();
                     }
-                    match resume {
-                        Some(l) => self.a.jump(l),
-                        None => self.after_handler(op),
+                    self.a.jump(resume);
+                    self.a.bind(refused);
+                    if again != Live::default() {
+                        self.after_handler(op);
                     }
+                }
+                Tail::Begin { from, resume, op, need } => {
+                    self.a.bind(from);
+                    let refused = self.a.label();
+                    self.begin(need, refused);
+                    self.a.jump(resume);
+                    self.a.bind(refused);
+                    self.handler(op, self.shared.call_op);
+                    self.after_handler(op);
                 }
                 Tail::Link { from, site, delta } => {
                     self.a.bind(from);

@@ -64,6 +64,7 @@ impl Cpu {
         self.t1.guard = self.jump_guard();
         (self.t1.sse, self.t1.avx) = (self.sse_allowed(), self.avx_allowed());
         self.t1.masked = self.vector.mxcsr() & MASKS == MASKS;
+        self.t1.x87 = self.x87_masked();
     }
 
     /// Runs the block's translated code and what it leads to. `None` if it has none.

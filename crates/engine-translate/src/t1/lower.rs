@@ -7,7 +7,7 @@ use super::forms;
 use super::high_bytes;
 use super::registers::{self, Place, slot};
 use super::runtime::field;
-use super::vector::is_vector;
+use super::vector::kind;
 use crate::op::Op;
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
@@ -30,7 +30,7 @@ pub fn lend(i: &Instruction, access: &[OpAccess; 5], pool: &[u8], out: &mut Inst
     let mut loans: Loans = [None; 2];
     for n in (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register) {
         let r = i.op_register(n);
-        if r.is_vector_register() {
+        if r.is_vector_register() || r.is_mm() || r.is_st() {
             continue;
         }
         let guest = registers::number(r)?;
@@ -63,9 +63,11 @@ impl Compiler<'_> {
         if forms::is_nop(i) {
             return Some(());
         }
+        if let Some(kind) = kind(i) {
+            return self.vector(k, i, kind);
+        }
         match i.mnemonic() {
             Mnemonic::Lea => self.lea(i, k),
-            _ if is_vector(i) => self.vector(k, i),
             _ => self.special(k, i).unwrap_or_else(|| self.plain(k, i)),
         }
     }

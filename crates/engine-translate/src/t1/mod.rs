@@ -4,7 +4,7 @@
 //! - [`compile`]: a block, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
 //!   replaced; [`access`]: the inline look at the soft TLB; [`control`]: ends of blocks; [`special`]: implicit operands
 //! - [`segments`]: what 16- and 32-bit code needs; [`high_bytes`]: AH, CH, DH, BH; [`count`]: LOOP and JCXZ
-//! - [`vector`]: SSE and AVX
+//! - [`vector`]: SSE, AVX, MMX and x87; [`live`]: their registers
 //! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are
 //! - [`dispatch`]: what the executor does with it
 //!
@@ -26,6 +26,7 @@ mod dispatch;
 mod flags;
 mod forms;
 mod high_bytes;
+mod live;
 mod lower;
 mod registers;
 mod runtime;
@@ -81,6 +82,14 @@ pub struct T1 {
     upper: [u64; 4],
     /// A value on its way from memory to the stack.
     stash: u64,
+    /// Whether x87's and MMX's instructions may be executed, with every exception masked.
+    x87: bool,
+    /// Which vector registers are in the host's: see [`live`].
+    live: u8,
+    /// Whether x87's registers are in the host's.
+    fpu: bool,
+    /// A control word to be loaded.
+    control: u32,
     /// Segment of the instruction that faulted.
     fault_seg: u8,
     /// Executions after which a block is translated; `u32::MAX` for never.
@@ -110,6 +119,10 @@ impl Default for T1 {
             rooms: [[0; 2]; 6],
             upper: [0; 4],
             stash: 0,
+            x87: false,
+            live: 0,
+            fpu: false,
+            control: 0,
             fault_seg: 0,
             threshold: THRESHOLD,
             budget: dispatch::FUEL_GIVEN,

@@ -1,8 +1,8 @@
 //! The memory of translated code, and the code that all blocks share.
 
-use super::asm::{Asm, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RSI};
+use super::asm::{Asm, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RSI};
 use super::registers::{MAPPED, slot};
-use super::{T1, dispatch};
+use super::{T1, dispatch, live};
 use crate::cpu::{Cpu, RIP};
 use crate::vector::arena::Arena;
 use std::io;
@@ -56,6 +56,11 @@ pub struct Shared {
     pub enter: u64,
     /// Called with RAX = the op and R14 = see [`dispatch::run_op`]: runs T0's handler. Clobbers RAX, R14 and flags.
     pub call_op: u64,
+    /// The same for a memory operand that missed, of an instruction that isn't x87's or MMX's: x87's registers stay.
+    pub call_miss: u64,
+    /// See [`live::Entries`].
+    pub begin_vectors: u64,
+    pub begin_fpu: u64,
     /// Goes to the block at the linear address in RAX, or leaves.
     pub lookup: u64,
     /// Leave with RIP in RAX.
@@ -87,6 +92,9 @@ impl Runtime {
         let fields = [
             &mut shared.enter,
             &mut shared.call_op,
+            &mut shared.call_miss,
+            &mut shared.begin_vectors,
+            &mut shared.begin_fpu,
             &mut shared.lookup,
             &mut shared.leave,
             &mut shared.leave_for_fuel,
@@ -151,6 +159,17 @@ fn reload(a: &mut Asm) {
 
 const CALLEE_SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
 
+/// Calls `save`, an offset in this code, if `flag` isn't 0.
+fn save_live(a: &mut Asm, save: u64, flag: Mem) {
+    let skip = a.label();
+    // cmp byte [flag], 0
+    a.rm(false, &[0x80], 7, flag);
+    a.bytes(&[0]);
+    a.jump_if(EQUAL, skip);
+    a.far(0xe8, 0, save);
+    a.bind(skip);
+}
+
 /// Looks up the linear address in RAX: R14 points at its entry, or it goes to `miss` with RAX as it was. Clobbers flags.
 pub fn probe_jump(a: &mut Asm, miss: super::asm::Label) {
     // mov r14d, eax; and r14d, JUMPS - 1; shl r14d, 5
@@ -187,8 +206,15 @@ fn shared_code() -> (Vec<u8>, Shared) {
     a.load(RAX, slot(RIP as u8));
     a.rr(false, &[0xff], 4, R14);
 
-    // Everything is in the vCPU; EAX says why.
+    let live = live::shared_code(&mut a);
+    (s.begin_vectors, s.begin_fpu) = (live.begin_vectors, live.begin_fpu);
+
+    // The general registers are in the vCPU; EAX says why.
     let epilogue = a.bound();
+    a.rr(false, &[0x8b], R14, RAX);
+    save_live(&mut a, live.save_vectors, field!(live));
+    save_live(&mut a, live.save_fpu, field!(fpu));
+    a.rr(false, &[0x8b], RAX, R14);
     a.bytes(&[0x48, 0x83, 0xc4, 8]);
     for r in CALLEE_SAVED.into_iter().rev() {
         if r >= 8 {
@@ -198,11 +224,18 @@ fn shared_code() -> (Vec<u8>, Shared) {
     }
     a.bytes(&[0xc3]);
 
-    s.call_op = a.here() as u64;
-    let raised = a.label();
+    let (raised, both) = (a.label(), a.label());
+    s.call_miss = a.here() as u64;
     spill(&mut a);
-    a.copy(RDI, R15);
     a.copy(RSI, RAX);
+    a.jump(both);
+    s.call_op = a.here() as u64;
+    spill(&mut a);
+    a.copy(RSI, RAX);
+    save_live(&mut a, live.save_fpu, field!(fpu));
+    a.bind(both);
+    save_live(&mut a, live.save_vectors, field!(live));
+    a.copy(RDI, R15);
     // mov edx, r14d
     a.rr(false, &[0x8b], 2, R14);
     a.bytes(&[0x48, 0x83, 0xec, 8]);

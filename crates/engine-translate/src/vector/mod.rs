@@ -18,7 +18,7 @@
 
 pub(crate) mod arena;
 mod environment;
-mod features;
+pub(crate) mod features;
 mod masked;
 mod moves;
 pub(crate) mod native;
@@ -26,7 +26,7 @@ mod operand;
 mod save;
 pub(crate) mod state;
 pub(crate) mod stub;
-mod x87;
+pub(crate) mod x87;
 
 #[cfg(test)]
 mod tests;

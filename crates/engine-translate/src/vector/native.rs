@@ -46,7 +46,7 @@ pub(super) fn without_stub(cpu: &mut Cpu, _: &Op) -> Guest<()> {
 }
 
 /// Conversions of a memory operand to a general register: SSE or AVX, though they name no vector register.
-pub(super) fn is_conversion(i: &Instruction) -> bool {
+pub(crate) fn is_conversion(i: &Instruction) -> bool {
     use Mnemonic::*;
     matches!(
         i.mnemonic(),

@@ -82,6 +82,13 @@ impl Cpu {
         let enabled = self.cr4.contains(Cr4::OSXSAVE) && self.vector.xcr0 & 6 == 6 && self.protected();
         enabled && !self.cr0.contains(Cr0::TS)
     }
+    /// Whether x87 and MMX instructions may be executed, and none of them can raise #MF: every exception is masked.
+    #[inline]
+    pub(crate) fn x87_masked(&self) -> bool {
+        use super::state::{FCW, FSW};
+        let masked = self.vector.get16(FCW) & 0x3f == 0x3f && self.vector.get16(FSW) & 0x80 == 0;
+        masked && !self.cr0.intersects(Cr0::EM.union(Cr0::TS))
+    }
     /// #UD and #NM for VEX-encoded instructions (SDM 2A 2.4, exception classes 1 to 8).
     #[inline]
     pub(super) fn guard_avx(&mut self) -> Guest<()> {

@@ -81,7 +81,7 @@ fn memory(i: &Instruction, op: &mut Op) -> Option<bool> {
 }
 
 /// Whether an operand is an MMX register, or the instruction leaves MMX.
-pub(super) fn is_mmx(i: &Instruction) -> bool {
+pub(crate) fn is_mmx(i: &Instruction) -> bool {
     i.code() == Code::Emms || (0..i.op_count()).any(|n| i.op_register(n).is_mm())
 }
 
@@ -249,7 +249,7 @@ fn converted(cpu: &mut Cpu, op: &Op) -> Guest<()> {
 }
 
 /// Whether the instruction belongs to the x87 FPU.
-pub(super) fn is_x87(i: &Instruction) -> bool {
+pub(crate) fn is_x87(i: &Instruction) -> bool {
     use iced_x86::CpuidFeature::{FPU, FPU287, FPU387};
     i.code() == Code::Wait
         || i.cpuid_features().iter().any(|f| matches!(f, FPU | FPU287 | FPU387))
