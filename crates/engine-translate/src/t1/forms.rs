@@ -21,6 +21,8 @@ struct Host {
     bmi1: bool,
     bmi2: bool,
     adx: bool,
+    sse4_2: bool,
+    movbe: bool,
 }
 
 fn host() -> &'static Host {
@@ -31,6 +33,8 @@ fn host() -> &'static Host {
         bmi1: std::is_x86_feature_detected!("bmi1"),
         bmi2: std::is_x86_feature_detected!("bmi2"),
         adx: std::is_x86_feature_detected!("adx"),
+        sse4_2: std::is_x86_feature_detected!("sse4.2"),
+        movbe: std::is_x86_feature_detected!("movbe"),
     })
 }
 
@@ -58,6 +62,8 @@ pub fn plain(i: &Instruction) -> Option<Form> {
         }
         Bzhi | Pdep | Pext | Rorx | Sarx | Shlx | Shrx => host().bmi2,
         Adcx | Adox => host().adx,
+        Crc32 => host().sse4_2,
+        Movbe => host().movbe,
         Clc | Stc | Cmc => true,
         _ => false,
     };

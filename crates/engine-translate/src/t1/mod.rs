@@ -37,6 +37,8 @@ mod tests;
 #[cfg(test)]
 mod tests_legacy;
 mod vector;
+#[cfg(test)]
+mod vector_tests;
 
 pub(crate) use dispatch::Ran;
 use runtime::Runtime;

@@ -29,15 +29,17 @@ macro_rules! program {
     }};
 }
 
+pub(super) use program;
+
 /// A vCPU whose blocks are translated before they run.
-fn translating(code: &[u8]) -> Cpu {
+pub(super) fn translating(code: &[u8]) -> Cpu {
     let mut cpu = cpu64(code);
     cpu.t1.threshold = 0;
     cpu
 }
 
 /// Runs until RIP is `end`.
-fn run_to(cpu: &mut Cpu, end: u64) {
+pub(super) fn run_to(cpu: &mut Cpu, end: u64) {
     for _ in 0..1_000_000 {
         if cpu.regs[RIP] == end {
             return;
@@ -48,7 +50,7 @@ fn run_to(cpu: &mut Cpu, end: u64) {
 }
 
 /// Runs a program in both tiers, to its end, and compares everything there is.
-fn same(code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
+pub(super) fn same(code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
     // An endless loop behind it, so that nothing runs into what follows.
     let mut whole = code.to_vec();
     whole.extend([0xeb, 0xfe]);
@@ -69,14 +71,22 @@ fn same(code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
     let [t0, t1] = &cpus;
     assert_eq!(t0.regs, t1.regs);
     assert_eq!(t0.rflags(), t1.rflags());
+    assert_eq!(vectors(t0), vectors(t1));
     for (at, len) in [(DATA, 0x4000), (STACK - 0x1000, 0x1000)] {
         assert!(peek(t0, at, len) == peek(t1, at, len), "memory at {at:#x} differs");
     }
     std::mem::replace(&mut cpus[1], cpu64(&[]))
 }
 
+/// The x87 and vector state but for FOP, FIP and FDP, which translated code clears.
+pub(super) fn vectors(cpu: &Cpu) -> Vec<u8> {
+    let mut state = cpu.vector.to_bytes();
+    state[6..24].fill(0);
+    state
+}
+
 /// Executes one block (or chain) that is to fault.
-fn fault(cpu: &mut Cpu) -> Option<Fault> {
+pub(super) fn fault(cpu: &mut Cpu) -> Option<Fault> {
     for _ in 0..10 {
         if cpu.execute_block().is_err() {
             return cpu.fault.take();
