@@ -30,7 +30,6 @@ use translated::{TIERS, Tier, Translated};
 struct Sides {
     base: u64,
     pool: Vec<Entry>,
-    tier: Tier,
     native: Native,
     tiers: [Translated; 2],
 }
