@@ -8,8 +8,8 @@
 //! The guest's MXCSR is the host's while [`T1::live`]. That, and x87's control word, mask every exception, else nothing is
 //! loaded and T0 does the instructions.
 //!
-//! x87's pointers to the last instruction and operand are cleared by saving, as AMD's processors do where no exception is
-//! pending: they would be the host's.
+//! x87's pointers to the last instruction and operand are cleared by saving: they would be the host's. T0 clears them too,
+//! where every exception is masked.
 
 use super::asm::{ABOVE_OR_EQUAL, Asm, BELOW, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDX};
 use super::compile::{Compiler, Tail};

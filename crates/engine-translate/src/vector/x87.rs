@@ -89,11 +89,13 @@ fn wait(cpu: &mut Cpu, _: &Op) -> Guest<()> {
     if cpu.cr0.contains(Cr0::MP | Cr0::TS) {
         return cpu.exception(Exception::plain(Vector::NM));
     }
+    cpu.forget_pointers();
     cpu.pending_x87()
 }
 
 fn fnstsw_ax(cpu: &mut Cpu, _: &Op) -> Guest<()> {
     cpu.guard_x87()?;
+    cpu.forget_pointers();
     let status = cpu.vector.get16(FSW);
     cpu.regs[RAX] = cpu.regs[RAX] & !0xffff | status as u64;
     Ok(())
@@ -127,9 +129,22 @@ impl Cpu {
         }
     }
 
+    /// Clears FOP, FIP and FDP where no exception can be pending, as x87 and MMX instructions do in both tiers: translated
+    /// code doesn't know them. AMD's processors show zeros then, too.
+    fn forget_pointers(&mut self) {
+        if self.x87_masked() {
+            self.vector.put(FOP, &[0; FDP + 8 - FOP]);
+        }
+    }
+
     /// Runs the stub, then puts the guest's addresses and opcode where the processor left the stub's.
     fn run_x87(&mut self, op: &Op) -> Guest<()> {
+        let masked = self.x87_masked();
         self.call_stub(op.imm)?;
+        if masked {
+            self.vector.put(FOP, &[0; FDP + 8 - FOP]);
+            return Ok(());
+        }
         if self.vector.get64(FIP) == op.imm + (op.extra >> 22) as u64 {
             let rip = self.this_rip(op);
             self.vector.put(FIP, &rip.to_le_bytes());
@@ -147,6 +162,7 @@ impl Cpu {
 
 fn plain<const WAITS: bool>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     cpu.guard_x87()?;
+    cpu.forget_pointers();
     if WAITS {
         cpu.pending_x87()?;
     }
@@ -155,6 +171,7 @@ fn plain<const WAITS: bool>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
 
 fn load(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     cpu.guard_x87()?;
+    cpu.forget_pointers();
     cpu.pending_x87()?;
     let linear = cpu.vector_linear(op, op.size as u64, false)?;
     cpu.bounce_in(linear, op.size as usize)?;
@@ -163,6 +180,7 @@ fn load(cpu: &mut Cpu, op: &Op) -> Guest<()> {
 
 fn store<const WAITS: bool>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     cpu.guard_x87()?;
+    cpu.forget_pointers();
     if WAITS {
         cpu.pending_x87()?;
     }
@@ -189,7 +207,9 @@ fn guard(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     if op.extra & 1 != 0 && !cpu.cr4.contains(Cr4::OSFXSR) {
         return cpu.ud();
     }
-    cpu.guard_mmx()
+    cpu.guard_mmx()?;
+    cpu.forget_pointers();
+    Ok(())
 }
 
 fn mmx(cpu: &mut Cpu, op: &Op) -> Guest<()> {

@@ -89,11 +89,9 @@ impl Sides {
         if tiers.iter().any(|t| t.ending != native.ending) && s.items.iter().any(masked) {
             return None;
         }
-        for (tier, ours) in TIERS.into_iter().zip(&mut tiers) {
+        for ours in &mut tiers {
             tolerate(&code, s, &native, ours);
-            if tier == Tier::T1 {
-                tolerate_pointers(s, &native, ours);
-            }
+            tolerate_pointers(s, &native, ours);
         }
         Some(Outcomes { native, tiers })
     }
@@ -200,7 +198,7 @@ fn tolerate(code: &[u8], s: &Sequence, native: &Outcome, ours: &mut Outcome) {
     }
 }
 
-/// FOP, FIP and FDP: translated code clears them, as AMD's processors do where no exception is pending.
+/// FOP, FIP and FDP: cleared, as AMD's processors do, where no exception can be pending.
 fn tolerate_pointers(s: &Sequence, native: &Outcome, ours: &mut Outcome) {
     use Mnemonic::*;
     let (n, o) = (&native.registers.xsave, &mut ours.registers.xsave);
