@@ -139,8 +139,10 @@ impl Hasher for KeyHasher {
     }
 }
 
-fn jump_index(linear: u64) -> usize {
-    (linear ^ linear >> 14) as usize & (JUMP_CACHE - 1)
+/// The place of an address in the jump cache: another one in each address space, since programs lie at the same addresses.
+#[inline]
+fn jump_index(linear: u64, guard: u64) -> usize {
+    (linear ^ linear >> 14 ^ (guard >> 8).wrapping_mul(0x9e37_79b9) >> 8) as usize & (JUMP_CACHE - 1)
 }
 
 impl Cpu {
@@ -149,7 +151,7 @@ impl Cpu {
     pub(crate) fn find_block(&mut self) -> Guest<*const Block> {
         let linear = self.code_linear(self.regs[RIP]);
         let guard = self.jump_guard();
-        let jump = self.blocks.jumps[jump_index(linear)];
+        let jump = self.blocks.jumps[jump_index(linear, guard)];
         // SAFETY: a jump entry's block is in `blocks` or `stale` until `clear`, which empties the jumps too.
         if jump.linear == linear && jump.guard == guard && !self.single && unsafe { &*jump.block }.valid() {
             // With another base the same place may be beyond CS's limit.
@@ -172,7 +174,7 @@ impl Cpu {
     /// What has to be as it was for an address to mean the same block: address mapping, mode, user or supervisor.
     #[inline]
     pub(crate) fn jump_guard(&self) -> u64 {
-        self.tlb.flushes() << 8 | self.jump_mode()
+        self.tlb.flushes(self.cpl == 3) << 8 | self.jump_mode()
     }
 
     /// Everything but the address mapping that decides what RIP means: mode, and user or supervisor.
@@ -203,7 +205,7 @@ impl Cpu {
             && b.len as u64 <= room
         {
             let block = Arc::as_ptr(b);
-            self.blocks.jumps[jump_index(linear)] = Jump { linear, guard, block };
+            self.blocks.jumps[jump_index(linear, guard)] = Jump { linear, guard, block };
             return Ok(block);
         }
         if self.blocks.cached_ops > MAX_CACHED_OPS {
@@ -215,7 +217,7 @@ impl Cpu {
         if let Some(old) = self.blocks.blocks.insert(key, block) {
             self.blocks.stale.push(old);
         }
-        self.blocks.jumps[jump_index(linear)] = Jump { linear, guard, block: pointer };
+        self.blocks.jumps[jump_index(linear, guard)] = Jump { linear, guard, block: pointer };
         Ok(pointer)
     }
 
@@ -253,14 +255,15 @@ impl Cpu {
             return Ok(GuestPhys(f.physical_page << 12 | linear & 0xfff));
         }
         let physical = self.fetch_translate(linear)?;
-        self.tlb.note_code_page(linear);
         self.blocks.fetches[slot] = Fetch { linear_page: page, guard, physical_page: physical.page_number() };
         Ok(physical)
     }
 
     fn fetch_translate(&mut self, linear: u64) -> Guest<GuestPhys> {
         let select = if self.cpl == 3 { tlb::USER } else { tlb::SUPERVISOR };
-        Ok(GuestPhys(self.translate(linear, Access { write: false, fetch: true, select })?.physical))
+        let t = self.translate(linear, Access { write: false, fetch: true, select })?;
+        self.tlb.note_code_page(linear, self.cpl == 3, t.global);
+        Ok(GuestPhys(t.physical))
     }
 
     /// Decodes up to `max` instructions at `rip`.
@@ -321,7 +324,6 @@ impl Cpu {
                     self.id
                 ))));
             }
-            self.tlb.note_code_page(linear);
             self.announce_code(second, 16);
             let mut both = bytes;
             both.resize(available + 15, 0);
@@ -427,14 +429,14 @@ mod tests {
     fn dropped_page_is_looked_for_again_where_it_held_code() {
         let mut cpu = cpu64(&[0xb0, 1, 0xeb, 0]);
         run_at(&mut cpu, CODE);
-        let before = cpu.tlb.flushes();
+        let before = cpu.tlb.flushes(false);
         cpu.tlb.flush_page(CODE + 0x5000);
-        assert_eq!(cpu.tlb.flushes(), before, "a data page's going leaves the jump cache alone");
+        assert_eq!(cpu.tlb.flushes(false), before, "a data page's going leaves the jump cache alone");
         cpu.tlb.flush_page(CODE);
-        assert_ne!(cpu.tlb.flushes(), before);
-        let after = cpu.tlb.flushes();
+        assert_ne!(cpu.tlb.flushes(false), before);
+        let after = cpu.tlb.flushes(false);
         cpu.tlb.flush_page(CODE);
-        assert_eq!(cpu.tlb.flushes(), after, "nothing was found since");
+        assert_eq!(cpu.tlb.flushes(false), after, "nothing was found since");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 #![cfg(target_arch = "x86_64")]
 
 pub mod block;
+mod clock;
 pub mod cpu;
 pub mod decode;
 pub mod exec;

@@ -348,7 +348,13 @@ impl Cpu {
 
     /// A store went to a page with decoded code.
     fn note_write(&mut self, physical: GuestPhys, len: u64) {
-        self.shared.memory.note_write(physical, len);
+        if self.shared.memory.note_write(physical, len) && self.shared.vcpus > 1 {
+            // Blocks of a page go on to each other without a look at its generation. What the guest does to have other
+            // processors see new code comes after this, and finds them outside such blocks.
+            for (_, remote) in self.shared.all().filter(|(id, _)| *id != self.id) {
+                remote.post(pending::CODE);
+            }
+        }
     }
 
     /// Announces that `len` bytes at `physical` (within a page) are about to be decoded, and makes sure that no vCPU writes to them unnoticed.

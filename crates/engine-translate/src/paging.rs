@@ -31,6 +31,8 @@ pub struct Translation {
     pub physical: u64,
     /// A store with the same privilege needs no further walk: writable, and the dirty bit is set.
     pub writable: bool,
+    /// It is the same in every address space: G of its entry, and CR4.PGE.
+    pub global: bool,
 }
 
 /// The page tables of one vCPU's guest, and where to note what is changed in them.
@@ -93,7 +95,7 @@ impl Cpu {
     /// Walks the page tables: permission checks, accessed and dirty bits; raises #PF.
     pub fn translate(&mut self, linear: u64, access: Access) -> Guest<Translation> {
         if !self.cr0.contains(Cr0::PG) {
-            return Ok(Translation { physical: linear & 0xffff_ffff, writable: true });
+            return Ok(Translation { physical: linear & 0xffff_ffff, writable: true, global: false });
         }
         let rules = self.paging_rules(access.select);
         let walked = x86::paging::Access {
@@ -113,7 +115,10 @@ impl Cpu {
         };
         let mut tables = InMemory(&self.shared.memory, self.table_updates.as_mut());
         match x86::paging::walk(&mut tables, &rules, root, linear, walked) {
-            Ok(page) => Ok(Translation { physical: page.physical, writable: page.writable }),
+            Ok(page) => {
+                let global = page.global && self.cr4.contains(Cr4::PGE);
+                Ok(Translation { physical: page.physical, writable: page.writable, global })
+            }
             Err(Failure::Fault(code)) => self.exception(Exception::page_fault(code, linear)),
             Err(Failure::NoMemory(at)) => {
                 if !std::mem::replace(&mut self.sys.told_outside_tables, true) {
@@ -201,7 +206,7 @@ impl Cpu {
         if pcid {
             self.tlb.switch((value & 0xfff) as u16, keep);
         } else {
-            self.tlb.flush();
+            self.tlb.flush_local();
         }
         Ok(())
     }

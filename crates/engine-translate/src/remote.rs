@@ -1,7 +1,12 @@
 //! What other threads may touch of a vCPU, and what all vCPUs of a VM share.
 
+use crate::clock::{Clock, Remotes};
 use memory::GuestMemory;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::io;
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 /// Bits of [`Remote::pending`]: reasons for a vCPU to look up between two blocks.
@@ -17,6 +22,10 @@ pub mod pending {
     pub const FLUSH: u32 = 1 << 5;
     /// Something changed on the vCPU's own thread that the event check has to see (IF set, TPR lowered, TF set...).
     pub const RECHECK: u32 = 1 << 6;
+    /// The local APIC's timer may be due.
+    pub const CLOCK: u32 = 1 << 7;
+    /// Code that was decoded has been overwritten by another processor.
+    pub const CODE: u32 = 1 << 8;
 }
 
 /// The part of a vCPU that other threads touch.
@@ -24,6 +33,8 @@ pub struct Remote {
     pub pending: AtomicU32,
     /// Vector of the last start-up IPI.
     pub sipi_vector: AtomicU32,
+    /// The host's TSC when the local APIC's timer is due, for [`Clock`]; `u64::MAX` for never, or where the vCPU looks itself.
+    pub deadline: AtomicU64,
     pub apic: Mutex<crate::system::Apic>,
     /// The thread is between `enter` and `leave`: it may hold host pointers taken from its TLB.
     in_guest: AtomicBool,
@@ -38,6 +49,7 @@ impl Remote {
         Self {
             pending: AtomicU32::new(0),
             sipi_vector: AtomicU32::new(0),
+            deadline: AtomicU64::new(u64::MAX),
             apic: Mutex::new(apic),
             in_guest: AtomicBool::new(false),
             flush_requested: AtomicU64::new(0),
@@ -102,7 +114,8 @@ pub struct Shared {
     pub memory: Arc<GuestMemory>,
     /// Number of vCPUs the VM was made for.
     pub vcpus: u32,
-    remotes: Box<[OnceLock<Arc<Remote>>]>,
+    remotes: Remotes,
+    clock: OnceLock<Clock>,
     /// TSC frequency in kHz, measured or told by the host.
     pub tsc_khz: u64,
     /// The host's TSC when the VM was made: the guest's 0.
@@ -115,7 +128,24 @@ impl Shared {
     pub fn new(memory: Arc<GuestMemory>, vcpus: u32, tsc_khz: u64) -> Self {
         let remotes = (0..vcpus).map(|_| OnceLock::new()).collect();
         let tsc_origin = crate::system::time::host_tsc();
-        Self { memory, vcpus, remotes, tsc_khz, tsc_origin, split_lock: Mutex::new(()) }
+        let clock = OnceLock::new();
+        Self { memory, vcpus, remotes, clock, tsc_khz, tsc_origin, split_lock: Mutex::new(()) }
+    }
+    /// Has running vCPUs reminded of their timers. Errors: the host gives no thread.
+    pub fn start_clock(&self) -> io::Result<()> {
+        let _ = self.clock.set(Clock::start(self.remotes.clone(), self.tsc_khz)?);
+        Ok(())
+    }
+    /// A vCPU's timer is due at `deadline`, in the host's TSC; `u64::MAX` for never.
+    pub fn set_deadline(&self, remote: &Remote, deadline: u64) {
+        // Only its own thread and the clock set it, and the clock only after the deadline.
+        if remote.deadline.load(Relaxed) == deadline {
+            return;
+        }
+        remote.deadline.store(deadline, SeqCst);
+        if let Some(clock) = self.clock.get() {
+            clock.moved(deadline);
+        }
     }
     /// Registers vCPU `id`; false if there is one or `id` is out of range.
     pub fn register(&self, id: u32, remote: Arc<Remote>) -> bool {

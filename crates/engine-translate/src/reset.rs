@@ -24,7 +24,7 @@ impl Cpu {
             system_flags: s.rflags,
             seg_base: [0; 8],
             code_limit: 0,
-            t1: crate::t1::T1::default(),
+            t1: crate::t1::T1::new(&raw const remote.pending),
             tlb: Box::default(),
             fault: None,
             seg: s.seg,

@@ -34,13 +34,16 @@ pub struct Tlb {
     sets: [Vec<Entry>; 3],
     epoch: u64,
     last_epoch: u64,
-    flushes: u64,
+    /// Of code found at CPL 3, and of code found below.
+    flushes: [u64; 2],
+    /// Code below CPL 3 was found on a page that isn't global.
+    local_code: bool,
     /// (PCID, its epoch; 0 for none), and which to replace next.
     contexts: [(u16, u64); CONTEXTS],
     next_context: usize,
     /// Linear pages that code was found at while `flushes` stood, one bit for many pages. Most pages that are dropped
     /// one by one are data's, and must not cost the jump cache.
-    code_pages: Box<[u64; CODE_PAGES / 64]>,
+    code_pages: [Box<[u64; CODE_PAGES / 64]>; 2],
 }
 
 /// Bits in [`Tlb::code_pages`].
@@ -60,10 +63,11 @@ impl Default for Tlb {
             sets: [set(), set(), set()],
             epoch: 1,
             last_epoch: 1,
-            flushes: 0,
+            flushes: [0; 2],
+            local_code: false,
             contexts: [(0, 0); CONTEXTS],
             next_context: 0,
-            code_pages: Box::new([0; CODE_PAGES / 64]),
+            code_pages: [Box::new([0; CODE_PAGES / 64]), Box::new([0; CODE_PAGES / 64])],
         }
     }
 }
@@ -99,19 +103,34 @@ impl Tlb {
     pub fn tag(&self, linear: u64) -> u64 {
         linear & !0xfff | self.epoch
     }
-    /// Names the address mapping: what is derived from it (code found by its linear address) is valid while it stands,
-    /// or stands again.
+    /// Names the address mapping as code at CPL 3 (`user`) or below it sees it: what is derived from it (code found by its
+    /// linear address) is valid while it stands, or stands again. Below CPL 3 the code is global, and stays where it is
+    /// when CR3 is loaded.
     #[inline]
-    pub fn flushes(&self) -> u64 {
-        self.flushes << 12 | self.epoch
+    pub fn flushes(&self, user: bool) -> u64 {
+        if user { self.flushes[0] << 12 | self.epoch } else { self.flushes[1] << 12 }
     }
     /// Drops everything, of all address spaces.
     pub fn flush(&mut self) {
         self.contexts = [(0, 0); CONTEXTS];
         self.epoch = self.new_epoch();
+        self.forget_jumps_of(false);
+    }
+    /// CR3 was loaded where there are no process-context identifiers: drops all but global pages.
+    pub fn flush_local(&mut self) {
+        self.contexts = [(0, 0); CONTEXTS];
+        self.epoch = self.new_epoch();
+        self.leave_local_code();
+    }
+    /// The address space changes or loses its entries: code that isn't global is to be looked for again.
+    fn leave_local_code(&mut self) {
+        if self.local_code {
+            self.forget_jumps_of(false);
+        }
     }
     /// CR3 chooses another address space, whose entries are kept or dropped.
     pub fn switch(&mut self, pcid: u16, keep: bool) {
+        self.leave_local_code();
         let known = self.contexts.iter().position(|&(p, e)| p == pcid && e != 0);
         if let (Some(i), true) = (known, keep) {
             self.epoch = self.contexts[i].1;
@@ -141,19 +160,26 @@ impl Tlb {
     }
     /// Makes [`Self::flushes`] move on; the entries stay.
     pub fn forget_jumps(&mut self) {
-        self.flushes += 1;
-        self.code_pages.fill(0);
+        [true, false].into_iter().for_each(|user| self.forget_jumps_of(user));
     }
-    /// Code was found at a linear address, and the finding is kept while [`Self::flushes`] stands.
-    pub fn note_code_page(&mut self, linear: u64) {
+    fn forget_jumps_of(&mut self, user: bool) {
+        self.flushes[!user as usize] += 1;
+        self.code_pages[!user as usize].fill(0);
+        self.local_code &= user;
+    }
+    /// Code was found at a linear address, for CPL 3 or below, and the finding is kept while [`Self::flushes`] stands.
+    pub fn note_code_page(&mut self, linear: u64, user: bool, global: bool) {
         let (word, bit) = code_bit(linear);
-        self.code_pages[word] |= bit;
+        self.code_pages[!user as usize][word] |= bit;
+        self.local_code |= !user && !global;
     }
     /// Drops one page in every set.
     pub fn flush_page(&mut self, linear: u64) {
         let (word, bit) = code_bit(linear);
-        if self.code_pages[word] & bit != 0 {
-            self.forget_jumps();
+        for user in [true, false] {
+            if self.code_pages[!user as usize][word] & bit != 0 {
+                self.forget_jumps_of(user);
+            }
         }
         for select in 0..3 {
             *self.entry_mut(select, linear) = Entry::default();

@@ -75,6 +75,9 @@ impl Engine for Translate {
             ));
         }
         let shared = Arc::new(Shared::new(config.memory, config.vcpus, time::host_tsc_khz()));
+        shared
+            .start_clock()
+            .map_err(|source| Error::Host { what: "a thread for the guests' timers".into(), source })?;
         Ok(Arc::new(TranslateVm { shared, tiers: self.tiers }))
     }
 }

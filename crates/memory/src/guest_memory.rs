@@ -246,25 +246,27 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Notes that `len` bytes at `address` were written: dirty log and code tracking.
-    pub fn note_write(&self, address: GuestPhys, len: u64) {
+    /// Notes that `len` bytes at `address` were written: dirty log and code tracking. True if decoded code was hit.
+    pub fn note_write(&self, address: GuestPhys, len: u64) -> bool {
+        let mut hit = false;
         let mut at = address.0;
         let end = address.0.saturating_add(len);
         let logging = self.logging.load(Relaxed);
         while at < end {
-            let Some(r) = self.region_at(GuestPhys(at)) else { return };
+            let Some(r) = self.region_at(GuestPhys(at)) else { return hit };
             let stop = end.min(r.config.base.0 + r.config.len);
             while at < stop {
                 let offset = at - r.config.base.0;
                 let page = (offset / PAGE_SIZE) as usize;
                 let n = (PAGE_SIZE - offset % PAGE_SIZE).min(stop - at);
-                r.pages[page].note_write(granules(offset % PAGE_SIZE, n));
+                hit |= r.pages[page].note_write(granules(offset % PAGE_SIZE, n));
                 if logging {
                     r.dirty[page / 64].fetch_or(1 << (page % 64), AcqRel);
                 }
                 at += n;
             }
         }
+        hit
     }
 
     /// Whether writes are to be logged; an engine that caches writability asks when it fills its cache.

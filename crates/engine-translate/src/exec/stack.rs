@@ -188,7 +188,7 @@ fn popf(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     if changed.contains(Rflags::AC) {
         cpu.update_tlb_select();
     }
-    if changed.intersects(Rflags::IF | Rflags::TF | Rflags::VIF) {
+    if changed.intersects(Rflags::TF | Rflags::VIF) || changed.contains(Rflags::IF) && cpu.sys.waiting != 0 {
         cpu.recheck();
     }
     Ok(())

@@ -105,7 +105,7 @@ impl Lockstep {
         follower.t1.threshold = u32::MAX;
         follower.in_step = Step::Chain;
         follower.table_updates = Some(Vec::new());
-        cpu.t1.threshold = 0;
+        (cpu.t1.threshold, cpu.t1.counting) = (0, true);
         cpu.in_step = Step::Alone;
         cpu.table_updates = Some(Vec::new());
         let (last, counts, told) = (None, Counts::default(), 0);

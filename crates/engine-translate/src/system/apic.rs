@@ -128,6 +128,7 @@ impl Cpu {
         drop(apic);
         let host_now = now.wrapping_sub(self.sys.tsc_offset);
         self.sys.deadline = deadline.map_or(u64::MAX, |d| host_now.saturating_add(d.saturating_sub(now)));
+        self.shared.set_deadline(&self.remote, self.sys.deadline);
         if due {
             self.sys.waiting |= pending::INTERRUPT;
             self.recheck();

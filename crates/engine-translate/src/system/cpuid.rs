@@ -51,6 +51,9 @@ const HOST_7_EBX: u32 = bits([3, 8, 18, 19, 23, 24]);
 const FEATURES_7_ECX: u32 = bits([2, 22]);
 /// Leaf 7 EDX: FSRM SPEC_CTRL ARCH_CAPABILITIES.
 const FEATURES_7_EDX: u32 = bits([4, 26, 29]);
+/// Leaf 7.2 EDX: BHI_CTRL. Linux takes this for branch history, and else clears it in software at every system call, with
+/// branches that a translator makes other branches of.
+const FEATURES_72_EDX: u32 = bits([4]);
 /// Leaf 8000_0001H ECX: LAHF.
 const FEATURES_81_ECX: u32 = bits([0]);
 /// Where the host has them: LZCNT PREFETCHW.
@@ -129,6 +132,7 @@ pub fn answer(asker: &Asker, leaf: u32, subleaf: u32) -> Leaf {
         6 => Leaf { eax: 1 << 2, ..Leaf::default() },
         7 if subleaf == 0 => leaf7(),
         7 if subleaf == 1 => Leaf { eax: (host_features().avx_vnni as u32) << 4, ..Leaf::default() },
+        7 if subleaf == 2 => Leaf { edx: FEATURES_72_EDX, ..Leaf::default() },
         0xb => topology(asker, subleaf),
         0xd => xsave(asker, subleaf),
         0x15 => tsc_ratio(asker.tsc_khz),
@@ -195,7 +199,7 @@ fn leaf7() -> Leaf {
         | (f.fdp_exception_only as u32) << 6
         | (f.sha as u32) << 29;
     let ecx = FEATURES_7_ECX | (f.gfni as u32) << 8 | (f.vaes as u32) << 9 | (f.vpclmulqdq as u32) << 10;
-    Leaf { eax: 1, ebx, ecx, edx: FEATURES_7_EDX }
+    Leaf { eax: 2, ebx, ecx, edx: FEATURES_7_EDX }
 }
 
 /// Cache parameters: the host's, with nobody sharing but a last level for all.

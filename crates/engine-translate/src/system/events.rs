@@ -78,9 +78,14 @@ impl Cpu {
 
     /// Takes what other threads posted: everything that needs no instruction boundary of its own.
     fn take_messages(&mut self) -> Option<Exit> {
-        self.sys.waiting |= self.remote.pending.swap(0, SeqCst) & !pending::RECHECK;
+        self.sys.waiting |= self.remote.pending.swap(0, SeqCst) & !(pending::RECHECK | pending::CODE);
         if self.take_waiting(pending::FLUSH) {
             self.service_flush();
+        }
+        if self.take_waiting(pending::CLOCK) {
+            self.look_at_clock();
+            // Where this processor's counter is behind the reminder's.
+            self.shared.set_deadline(&self.remote, self.sys.deadline);
         }
         if self.take_waiting(pending::KICK) {
             return Some(Exit::Kicked);
@@ -111,7 +116,7 @@ impl Cpu {
                 .fetch_or(self.sys.waiting & (pending::KICK | pending::INIT | pending::FLUSH), SeqCst);
             return false;
         }
-        self.sys.waiting &= !pending::RECHECK;
+        self.sys.waiting &= !(pending::RECHECK | pending::CODE | pending::CLOCK);
         if self.sys.waiting & pending::NMI != 0 && !self.sys.nmi_masked || self.sys.pending_debug != 0 {
             return true;
         }
@@ -142,11 +147,14 @@ impl Cpu {
                 Some(Duration::from_nanos(ns.min(86_400_000_000_000) as u64))
             }
         };
+        // It wakes by itself.
+        self.shared.set_deadline(&self.remote, u64::MAX);
         self.remote.leave();
         self.remote.sleep(limit);
         self.remote.enter();
         self.service_flush();
         self.look_at_clock();
+        self.shared.set_deadline(&self.remote, self.sys.deadline);
     }
 
     /// Delivers an NMI, then the interrupt with the highest priority.
@@ -205,6 +213,8 @@ impl Cpu {
         sys.stepping = false;
         sys.waiting &= pending::KICK | pending::FLUSH | pending::SIPI;
         sys.deadline = u64::MAX;
+        self.shared.set_deadline(&self.remote, u64::MAX);
+        let sys = &mut self.sys;
         sys.activity = if boot { Activity::Running } else { Activity::WaitForSipi };
         self.debug_registers_changed();
         self.tlb.flush();

@@ -31,8 +31,8 @@ pub(super) const ARCH_CAPABILITIES: u64 = 1 << 0
     | 1 << 26
     | 1 << 27
     | 1 << 62;
-/// IBRS and STIBP: stored, without effect.
-const SPEC_CTRL_WRITABLE: u64 = 0b11;
+/// IBRS, STIBP and BHI_DIS_S: stored, without effect.
+const SPEC_CTRL_WRITABLE: u64 = 0b11 | 1 << 10;
 /// Fast strings; BTS and PEBS unavailable.
 pub(super) const MISC_ENABLE: u64 = 1 | 1 << 11 | 1 << 12;
 /// The PAT after reset (SDM 3A 11.12.4).

@@ -5,6 +5,7 @@ use iced_x86::Register;
 /// Host registers by number, those that have a part of their own in translated code.
 pub const RAX: u8 = 0;
 pub const RDX: u8 = 2;
+pub const RSP: u8 = 4;
 pub const RSI: u8 = 6;
 pub const RDI: u8 = 7;
 pub const R8: u8 = 8;
@@ -192,6 +193,10 @@ impl Asm {
     }
     pub fn jump(&mut self, l: Label) {
         self.code.push(0xe9);
+        self.displacement(l);
+    }
+    pub fn call(&mut self, l: Label) {
+        self.code.push(0xe8);
         self.displacement(l);
     }
     pub fn jump_if(&mut self, condition: u8, l: Label) {

@@ -4,7 +4,7 @@ use super::asm::{Asm, Label, Mem, NOT_EQUAL, R14, RAX, SIGN};
 use super::flags::Flags;
 use super::live::Live;
 use super::registers::slot;
-use super::runtime::{Shared, field};
+use super::runtime::{Shared, drop_returns, field};
 use super::segments::{self, Place};
 use crate::block::Block;
 use crate::cpu::{CS, Cpu, Mode, RIP};
@@ -13,6 +13,7 @@ use address::{GuestPhys, PAGE_SIZE};
 use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory};
 use memory::GuestMemory;
 use std::mem::offset_of;
+use std::sync::atomic::AtomicU32;
 
 /// Where the stack of the op's own handler and RIP are found.
 const EXECUTING: usize = offset_of!(Cpu, executing);
@@ -36,6 +37,14 @@ pub enum Tail {
     Link { from: Label, site: usize, delta: i32 },
     /// On at `delta` from the page.
     Away { from: Label, delta: i32 },
+    /// Leave, to go on at `delta` from the page.
+    Leave { from: Label, delta: i32 },
+    /// Leave, to go on at the linear address in RAX.
+    Unknown { from: Label },
+    /// A return that came to the wrong place.
+    Elsewhere { from: Label },
+    /// No room for another return that is foreseen.
+    NoRoom { from: Label, back: Label },
 }
 
 /// A block under translation.
@@ -55,6 +64,12 @@ pub struct Compiler<'a> {
     pub tails: Vec<Tail>,
     /// The entry for jumps within the page.
     pub linked: Label,
+    /// Leaves, the page having changed.
+    stale: Label,
+    /// The page's generation counter, and its value.
+    counter: *const AtomicU32,
+    generation: u32,
+    page_number: i32,
     /// What of vector and x87 registers is known to be in the host's here.
     pub live: Live,
     pub factory: InstructionInfoFactory,
@@ -98,35 +113,7 @@ pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, sha
     let linked = a.label();
     let (stale, empty) = (a.label(), a.label());
     let count = block.ops.len() as u8;
-    // mov r14, rax; and r14, -4096
-    a.copy(R14, RAX);
-    a.rr(true, &[0x81], 4, R14);
-    a.bytes(&(-4096i32).to_le_bytes());
-    if let Some(p) = bound {
-        for (m, v) in [(segments::base(CS as u8), p.base), (Mem::cpu(offset_of!(Cpu, code_limit)), p.limit)] {
-            a.rm(false, &[0x81], 7, m);
-            a.bytes(&v.to_le_bytes());
-            a.jump_if(NOT_EQUAL, stale);
-        }
-        // cmp r14d, page
-        a.rr(false, &[0x81], 7, R14);
-        a.bytes(&p.page.to_le_bytes());
-        a.jump_if(NOT_EQUAL, stale);
-    }
-    a.store(field!(page_rip), R14);
-    a.load_immediate(R14, counter as u64);
-    a.rm(false, &[0x81], 7, Mem::at(R14, 0));
-    a.bytes(&generation.to_le_bytes());
-    a.jump_if(NOT_EQUAL, stale);
-    for n in 0..2 {
-        a.rm(true, &[0xc7], 0, Mem::cpu(EXECUTING + n * 8));
-        a.bytes(&page_number.to_le_bytes());
-    }
-    a.bind(linked);
-    a.rm(false, &[0x83], 5, field!(fuel));
-    a.bytes(&[count]);
-    a.jump_if(SIGN, empty);
-
+    let counting = shared.counting;
     let mut c = Compiler {
         a,
         flags: Flags::Saved,
@@ -139,10 +126,21 @@ pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, sha
         shared,
         tails: Vec::new(),
         linked,
+        stale,
+        counter,
+        generation,
+        page_number,
         live: Live::default(),
         factory: InstructionInfoFactory::new(),
         encoder: Encoder::new(64),
     };
+    c.enter_page();
+    c.a.bind(linked);
+    if counting {
+        c.a.rm(false, &[0x83], 5, field!(fuel));
+        c.a.bytes(&[count]);
+        c.a.jump_if(SIGN, empty);
+    }
     for (k, i) in instructions.iter().enumerate() {
         if block.ops[k].flow == Flow::Next {
             c.attempt(|c| c.instruction(k, i)).or_else(|| c.call_handler(k))?;
@@ -158,11 +156,13 @@ pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, sha
 
     c.a.bind(stale);
     c.far_jump(shared.leave);
-    c.a.bind(empty);
-    c.a.rm(false, &[0x83], 0, field!(fuel));
-    c.a.bytes(&[count]);
-    c.at_page(offset as i32);
-    c.far_jump(shared.leave_for_fuel);
+    if counting {
+        c.a.bind(empty);
+        c.a.rm(false, &[0x83], 0, field!(fuel));
+        c.a.bytes(&[count]);
+        c.at_page(offset as i32);
+        c.far_jump(shared.leave_for_fuel);
+    }
     let linked = c.a.place(linked)?;
     Some(Made { code: c.a.finish()?, checked: 0, linked })
 }
@@ -228,9 +228,11 @@ impl Compiler<'_> {
             self.a.load(RAX, slot(RIP as u8));
             self.a.rm(true, &[0x03], RAX, segments::base(CS as u8));
         } else {
-            // What is left of the block isn't executed.
-            self.a.rm(false, &[0x83], 0, field!(fuel));
-            self.a.bytes(&[(self.ops.len() - k - 1) as u8]);
+            if self.shared.counting {
+                // What is left of the block isn't executed.
+                self.a.rm(false, &[0x83], 0, field!(fuel));
+                self.a.bytes(&[(self.ops.len() - k - 1) as u8]);
+            }
             self.at_page((self.offset + op.offset as u32 + op.len as u32) as i32);
         }
         self.far_jump(self.shared.lookup);
@@ -292,7 +294,41 @@ impl Compiler<'_> {
         }
     }
 
+    /// A way into the page: RAX is the linear address to go on at. Leaves with that where the page's code has changed.
+    pub fn enter_page(&mut self) {
+        // mov r14, rax; and r14, -4096
+        self.a.copy(R14, RAX);
+        self.a.rr(true, &[0x81], 4, R14);
+        self.a.bytes(&(-4096i32).to_le_bytes());
+        if let Some(p) = self.bound {
+            let code = [(segments::base(CS as u8), p.base), (Mem::cpu(offset_of!(Cpu, code_limit)), p.limit)];
+            for (m, v) in code {
+                self.a.rm(false, &[0x81], 7, m);
+                self.a.bytes(&v.to_le_bytes());
+                self.a.jump_if(NOT_EQUAL, self.stale);
+            }
+            // cmp r14d, page
+            self.a.rr(false, &[0x81], 7, R14);
+            self.a.bytes(&p.page.to_le_bytes());
+            self.a.jump_if(NOT_EQUAL, self.stale);
+        }
+        self.a.store(field!(page_rip), R14);
+        self.a.load_immediate(R14, self.counter as u64);
+        self.a.rm(false, &[0x81], 7, Mem::at(R14, 0));
+        self.a.bytes(&self.generation.to_le_bytes());
+        self.a.jump_if(NOT_EQUAL, self.stale);
+        self.a.rm(true, &[0xc7], 0, Mem::cpu(EXECUTING));
+        self.a.bytes(&self.page_number.to_le_bytes());
+    }
+
     fn finish_tails(&mut self) {
+        // The tails of what goes to another page have tails of their own.
+        while !self.tails.is_empty() {
+            self.finish_some_tails();
+        }
+    }
+
+    fn finish_some_tails(&mut self) {
         for t in std::mem::take(&mut self.tails) {
             match t {
                 Tail::Handler { from, resume: None, op, .. } => {
@@ -333,8 +369,25 @@ impl Compiler<'_> {
                 }
                 Tail::Away { from, delta } => {
                     self.a.bind(from);
+                    self.edge(delta);
+                }
+                Tail::Leave { from, delta } => {
+                    self.a.bind(from);
                     self.at_page(delta);
-                    self.far_jump(self.shared.lookup);
+                    self.far_jump(self.shared.leave);
+                }
+                Tail::Unknown { from } => {
+                    self.a.bind(from);
+                    self.far_jump(self.shared.leave);
+                }
+                Tail::Elsewhere { from } => {
+                    self.a.bind(from);
+                    self.far_jump(self.shared.lookup_return);
+                }
+                Tail::NoRoom { from, back } => {
+                    self.a.bind(from);
+                    drop_returns(&mut self.a);
+                    self.a.jump(back);
                 }
             }
         }

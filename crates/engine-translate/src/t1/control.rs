@@ -1,10 +1,10 @@
 //! Ends of blocks: near jumps, calls and returns.
 
-use super::asm::{ABOVE, Mem, R14, RAX};
+use super::asm::{ABOVE, BELOW, Label, Mem, NOT_EQUAL, R14, RAX, RSP};
 use super::compile::{Compiler, Tail};
 use super::flags::Flags;
 use super::registers::{self, Place, STACK, slot};
-use super::runtime::{JUMP_CODE, field, probe_jump};
+use super::runtime::{JUMP_CODE, field, poll, probe_jump};
 use address::PAGE_SIZE;
 use iced_x86::{Code, ConditionCode, Instruction, Mnemonic, OpKind};
 
@@ -18,14 +18,17 @@ impl Compiler<'_> {
             let condition = i.condition_code() as u8 - ConditionCode::o as u8;
             self.need_flags();
             if self.flags == Flags::Native {
-                let taken = self.a.label();
-                self.a.jump_if(condition, taken);
+                // A loop goes straight on, to its beginning.
+                let (condition, first, second) =
+                    if self.back(target) { (condition ^ 1, target, next) } else { (condition, next, target) };
+                let other = self.a.label();
+                self.a.jump_if(condition, other);
                 self.save_flags();
-                self.edge(next);
-                self.a.bind(taken);
+                self.edge(first);
+                self.a.bind(other);
                 self.flags = Flags::Native;
                 self.save_flags();
-                self.edge(target);
+                self.edge(second);
             } else {
                 self.edge_if(condition, target);
                 self.edge(next);
@@ -47,24 +50,29 @@ impl Compiler<'_> {
                 };
                 let slow = self.slow(k);
                 self.push_return(slow, next, size);
-                self.edge(target);
+                self.call_edge(target, next);
+                self.return_point(next);
             }
             Code::Jmp_rm16 | Code::Jmp_rm32 | Code::Jmp_rm64 => {
                 let slow = self.slow(k);
                 self.load_target(k, i, slow)?;
+                poll(&mut self.a, slow);
                 probe_jump(&mut self.a, slow);
                 self.a.rm(false, &[0xff], 4, Mem::at(R14, JUMP_CODE));
             }
             Code::Call_rm16 | Code::Call_rm32 | Code::Call_rm64 => {
                 let slow = self.slow(k);
                 let size = self.load_target(k, i, slow)?;
+                poll(&mut self.a, slow);
                 probe_jump(&mut self.a, slow);
                 self.a.store(field!(target_rip), RAX);
                 self.a.load(R14, Mem::at(R14, JUMP_CODE));
                 self.a.store(field!(target_code), R14);
                 self.push_return(slow, next, size);
+                self.foresee_return(next);
                 self.a.load(RAX, field!(target_rip));
-                self.a.rm(false, &[0xff], 4, field!(target_code));
+                self.a.rm(false, &[0xff], 2, field!(target_code));
+                self.return_point(next);
             }
             _ if i.mnemonic() == Mnemonic::Ret => {
                 let size = match i.code() {
@@ -81,13 +89,16 @@ impl Compiler<'_> {
                 let m = self.host(&ea, false);
                 self.a.load_sized(size, RAX, m);
                 self.linear_target(slow);
-                // A target that isn't known, be it not canonical, is T0's.
-                probe_jump(&mut self.a, slow);
-                let released = if i.op_count() == 0 { 0 } else { i.immediate16() as i32 };
-                self.set_stack(STACK, size as i32 + released);
-                self.a.rm(false, &[0xff], 4, Mem::at(R14, JUMP_CODE));
+                poll(&mut self.a, slow);
+                let released = size as i32 + if i.op_count() == 0 { 0 } else { i.immediate16() as i32 };
+                self.set_stack(STACK, released);
+                self.a.rm(false, &[0xc7], 0, field!(returned));
+                let at = self.offset as i32 + op.offset as i32;
+                self.a.bytes(&(released << 12 | at).to_le_bytes());
+                // ret
+                self.a.bytes(&[0xc3]);
             }
-            _ => return self.counted(k, i, next),
+            _ => return self.system_end(k, i, next).or_else(|| self.counted(k, i, next)),
         }
         Some(())
     }
@@ -115,12 +126,82 @@ impl Compiler<'_> {
         (0..PAGE_SIZE as i32).contains(&delta) && self.in_code_limit(delta)
     }
 
+    /// Whether a jump may close a cycle: it goes to no later block, or addresses may wrap.
+    fn back(&self, delta: i32) -> bool {
+        delta <= self.offset as i32 || !self.mode.is64() && !self.on_page(delta)
+    }
+
+    fn poll_if_back(&mut self, delta: i32) {
+        if self.back(delta) {
+            let from = self.a.label();
+            poll(&mut self.a, from);
+            self.tails.push(Tail::Leave { from, delta });
+        }
+    }
+
+    /// R14 becomes the entry in the jump cache of what is `delta` bytes from the page and not in it, and RAX its linear
+    /// address; or it leaves for there.
+    fn find_away(&mut self, delta: i32) {
+        self.at_page(delta);
+        let from = self.a.label();
+        probe_jump(&mut self.a, from);
+        self.tails.push(Tail::Unknown { from });
+    }
+
+    /// A call that has pushed the address of `next`, which is in RAX, goes on `delta` bytes from the page.
+    fn call_edge(&mut self, delta: i32, next: i32) {
+        self.foresee_return(next);
+        self.poll_if_back(delta);
+        if !self.on_page(delta) {
+            self.find_away(delta);
+            self.a.rm(false, &[0xff], 2, Mem::at(R14, JUMP_CODE));
+        } else if delta as u32 == self.offset {
+            self.a.call(self.linked);
+        } else {
+            let from = self.a.label();
+            self.a.call(from);
+            self.tails.push(Tail::Link { from, site: self.a.here() - 4, delta });
+        }
+    }
+
+    /// A return is to be expected to `next`, whose instruction pointer is in RAX. A host's call follows.
+    fn foresee_return(&mut self, next: i32) {
+        if self.bound.is_some() {
+            self.at_page(next);
+        }
+        let from = self.a.label();
+        // cmp rsp, [returns_limit]
+        self.a.rm(true, &[0x3b], RSP, field!(returns_limit));
+        self.a.jump_if(BELOW, from);
+        let back = self.a.bound();
+        // push rax
+        self.a.bytes(&[0x50]);
+        self.tails.push(Tail::NoRoom { from, back });
+    }
+
+    /// Where a return arrives, RAX being the linear address that it goes to: on to `next` if it is that.
+    fn return_point(&mut self, next: i32) {
+        self.a.rm(true, &[0x3b], RAX, Mem::at(RSP, 0));
+        self.a.lea(RSP, Mem::at(RSP, 8));
+        let from = self.a.label();
+        self.a.jump_if(NOT_EQUAL, from);
+        self.tails.push(Tail::Elsewhere { from });
+        if next >= PAGE_SIZE as i32 {
+            return self.far_jump(self.shared.lookup);
+        }
+        self.enter_page();
+        self.edge(next);
+    }
+
     /// Goes on `delta` bytes from the page, flags being saved.
     pub fn edge(&mut self, delta: i32) {
+        self.poll_if_back(delta);
         if !self.on_page(delta) {
-            self.at_page(delta);
-            self.far_jump(self.shared.lookup);
-        } else if delta as u32 == self.offset {
+            self.find_away(delta);
+            self.a.rm(false, &[0xff], 4, Mem::at(R14, JUMP_CODE));
+            return;
+        }
+        if delta as u32 == self.offset {
             self.a.jump(self.linked);
         } else {
             let from = self.a.label();
@@ -132,8 +213,12 @@ impl Compiler<'_> {
     /// The same on a condition.
     pub fn edge_if(&mut self, condition: u8, delta: i32) {
         let direct = self.on_page(delta);
-        if direct && delta as u32 == self.offset {
-            return self.a.jump_if(condition, self.linked);
+        if direct && self.back(delta) {
+            let not = self.a.label();
+            self.a.jump_if(condition ^ 1, not);
+            self.edge(delta);
+            self.a.bind(not);
+            return;
         }
         let from = self.a.label();
         self.a.jump_if(condition, from);
@@ -145,7 +230,7 @@ impl Compiler<'_> {
     }
 
     /// The linear address of an indirect branch's target into RAX; bytes of its operand.
-    fn load_target(&mut self, k: usize, i: &Instruction, slow: super::asm::Label) -> Option<usize> {
+    fn load_target(&mut self, k: usize, i: &Instruction, slow: Label) -> Option<usize> {
         let memory = i.op0_kind() != OpKind::Register;
         let size = if memory { i.memory_size().size() } else { i.op0_register().size() };
         if self.mode.is64() != (size == 8) {
@@ -168,7 +253,7 @@ impl Compiler<'_> {
     }
 
     /// RAX is an instruction pointer to go to, and becomes its linear address. A fault is T0's.
-    fn linear_target(&mut self, slow: super::asm::Label) {
+    fn linear_target(&mut self, slow: Label) {
         let Some(p) = self.bound else { return };
         if p.limit != u32::MAX {
             // cmp eax, limit
@@ -182,7 +267,7 @@ impl Compiler<'_> {
     }
 
     /// Pushes the address of what follows a call.
-    fn push_return(&mut self, slow: super::asm::Label, next: i32, size: usize) {
+    fn push_return(&mut self, slow: Label, next: i32, size: usize) {
         let ea = self.stack(STACK, -(size as i32));
         self.check(&ea, size, 1, true, slow);
         let m = self.host(&ea, true);

@@ -1,13 +1,13 @@
 //! The executor's side: entering translated code, T0's handlers called from it, leading jumps to their targets.
 
 use super::compile::Site;
-use super::runtime::{CONTINUE, FAULT, FUEL, JUMPS, Jump, LINK, Runtime};
+use super::runtime::{ASTRAY, CONTINUE, FAULT, FUEL, Jump, LINK, LOOK, MOVED, Runtime};
 use crate::block::Block;
-use crate::cpu::{CS, Cpu, RIP};
+use crate::cpu::{CS, Cpu, RIP, RSP};
 use crate::op::{Flow, Op};
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Instructions between two returns to the executor: some microseconds, for its look at the clock and at events.
+/// Instructions between two returns to the executor, where they are counted.
 pub(super) const FUEL_GIVEN: i32 = 4096;
 
 /// MXCSR's exception masks (SDM 1 10.2.3).
@@ -24,7 +24,9 @@ pub(crate) enum Ran {
 }
 
 /// Runs T0's handler for an op in translated code. `at`: the block's offset in its page, and from bit 16 on the
-/// block's instructions from this one to its last. Returns [`CONTINUE`] or [`FAULT`].
+/// block's instructions from this one to its last. Returns [`CONTINUE`], [`FAULT`] or, in the middle of a block where
+/// something is to be seen to before its next instruction, [`LOOK`]; [`MOVED`] at its end, where the address mapping isn't
+/// what it was.
 ///
 /// Only translated code calls this, with its vCPU and an op of the block it is.
 pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, op: *const Op, at: u32) -> u32 {
@@ -47,13 +49,13 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, op: *const Op, at: u32) -> u
     let before = cpu.t1.guard;
     cpu.refresh_translated();
     // Within a page blocks follow each other unchecked; what leaves it compares the guard.
-    let moved = op.flow == Flow::Next && cpu.t1.guard != before;
-    if moved || cpu.remote.pending.load(Relaxed) != 0 {
-        // The next block's entry leaves.
-        cpu.t1.given -= cpu.t1.fuel;
-        cpu.t1.fuel = 0;
+    let moved = cpu.t1.guard != before;
+    if op.flow == Flow::Next && (moved || cpu.remote.pending.load(Relaxed) != 0) {
+        cpu.regs[RIP] = cpu.next_rip(op);
+        cpu.t1.fuel += (at >> 16) as i32 - 1;
+        return LOOK;
     }
-    CONTINUE
+    if moved { MOVED } else { CONTINUE }
 }
 
 impl Cpu {
@@ -61,10 +63,22 @@ impl Cpu {
     #[inline]
     fn refresh_translated(&mut self) {
         self.t1.epoch = self.tlb.tag(0);
-        self.t1.guard = self.jump_guard();
+        let guard = self.jump_guard();
+        if self.t1.guard != guard {
+            self.t1.guard = guard;
+            self.choose_jumps();
+        }
         (self.t1.sse, self.t1.avx) = (self.sse_allowed(), self.avx_allowed());
         self.t1.masked = self.vector.mxcsr() & MASKS == MASKS;
         self.t1.x87 = self.x87_masked();
+    }
+
+    #[inline]
+    fn choose_jumps(&mut self) {
+        let user = self.cpl == 3;
+        if let Some(r) = &mut self.t1.runtime {
+            self.t1.jumps = r.jump_cache(user, self.tlb.flushes(user));
+        }
     }
 
     /// Runs the block's translated code and what it leads to. `None` if it has none.
@@ -109,10 +123,10 @@ impl Cpu {
         // Again only after another lap of T0, if it can't be done now.
         block.translation.heat.store(0, Relaxed);
         if self.t1.runtime.is_none() {
-            match Runtime::new() {
+            match Runtime::new(self.t1.counting) {
                 Ok(r) => {
-                    let r = self.t1.runtime.insert(Box::new(r));
-                    self.t1.jumps = r.jumps.as_ptr();
+                    self.t1.runtime = Some(Box::new(r));
+                    self.choose_jumps();
                 }
                 Err(e) => {
                     log::warn!(
@@ -153,7 +167,7 @@ impl Cpu {
         let guard = self.t1.guard;
         let site = std::mem::take(&mut self.t1.link_site);
         let Some(runtime) = &mut self.t1.runtime else { return Ran::On };
-        runtime.jumps[rip as usize % JUMPS] = Jump { rip, guard, code };
+        runtime.note_jump(self.t1.jumps, Jump { rip, guard, code });
         // The jump was made on the page that `executing` names, and its target has not been interrupted.
         let from = (guard, self.seg_base[CS]);
         if site != 0
@@ -164,8 +178,9 @@ impl Cpu {
             runtime.link(site, block.translation.linked.load(Relaxed));
         }
         let enter = runtime.shared.enter;
-        (self.t1.given, self.t1.fuel) = (self.t1.budget, self.t1.budget);
-        self.executing = block.pages;
+        self.t1.fuel = self.t1.budget;
+        // Translated blocks lie in one page.
+        self.executing = [block.pages[0], u64::MAX];
         self.regs[RIP] = rip;
         if !self.mode.is64() {
             self.keep_upper();
@@ -182,14 +197,26 @@ impl Cpu {
         if why == LINK {
             self.t1.link_from = (self.t1.guard, self.seg_base[CS]);
         }
-        if why != FAULT {
+        if why != FAULT && why != LOOK {
             self.regs[RIP] = self.regs[RIP].wrapping_sub(self.seg_base[CS]) & self.mode.rip_mask();
         }
-        let executed = self.t1.given - self.t1.fuel;
+        if why == ASTRAY {
+            // It is still to be executed.
+            self.t1.fuel += 1;
+        }
+        let executed = if self.t1.counting { self.t1.budget - self.t1.fuel } else { 0 };
         self.retired += executed as u64;
         match why {
             FAULT => Ran::Fault(self.t1.fault_seg),
             FUEL => Ran::LongEnough,
+            ASTRAY => {
+                // The return faults, as T0 does it.
+                let returned = self.t1.returned as u64;
+                self.regs[RIP] = self.t1.page_rip + (returned & 0xfff);
+                self.regs[RSP] = self.regs[RSP].wrapping_sub(returned >> 12);
+                self.single = true;
+                Ran::On
+            }
             // Left for another reason, after a while all the same.
             _ if executed > FUEL_GIVEN / 8 => Ran::LongEnough,
             _ => Ran::On,

@@ -5,7 +5,7 @@ use super::compile::Compiler;
 use crate::cpu::Cpu;
 use std::mem::offset_of;
 
-const STATUS: Mem = Mem::cpu(offset_of!(Cpu, status));
+pub const STATUS: Mem = Mem::cpu(offset_of!(Cpu, status));
 
 /// Which copies of the status flags are good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -68,6 +68,7 @@ impl Compiler<'_> {
         }
         match i.mnemonic() {
             Mnemonic::Lea => self.lea(i, k),
+            _ if self.system(k, i).is_some() => Some(()),
             _ => self.special(k, i).unwrap_or_else(|| self.plain(k, i)),
         }
     }

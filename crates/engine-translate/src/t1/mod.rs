@@ -2,7 +2,8 @@
 //!
 //! - [`asm`], [`runtime`]: the assembler, the code memory, and the code that blocks share (entering, leaving, calling T0)
 //! - [`compile`]: a block, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
-//!   replaced; [`access`]: the inline look at the soft TLB; [`control`]: ends of blocks; [`special`]: implicit operands
+//!   replaced; [`access`]: the inline look at the soft TLB; [`control`]: ends of blocks; [`special`]: implicit operands;
+//!   [`system`]: system instructions
 //! - [`segments`]: what 16- and 32-bit code needs; [`high_bytes`]: AH, CH, DH, BH; [`count`]: LOOP and JCXZ
 //! - [`vector`]: SSE, AVX, MMX and x87; [`live`]: their registers
 //! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are
@@ -32,6 +33,7 @@ mod registers;
 mod runtime;
 mod segments;
 mod special;
+mod system;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -53,23 +55,28 @@ const THRESHOLD: u32 = 16;
 /// Fields that translated code finds at fixed places in the vCPU, and its memory.
 #[repr(C)]
 pub struct T1 {
-    /// Instructions that blocks may still begin before they return to the executor.
+    /// [`crate::remote::Remote::pending`]: what makes a chain of blocks come back to the executor.
+    pending: *const AtomicU32,
+    /// Where code counts: instructions that blocks may still begin before they return to the executor.
     fuel: i32,
-    /// What `fuel` was at first, less what was taken away.
-    given: i32,
     /// Linear address of the page being executed.
     page_rip: u64,
     /// What the soft TLB's tags have in their low twelve bits.
     epoch: u64,
     /// [`Cpu::jump_guard`].
     guard: u64,
-    /// The jump cache.
+    /// The jump cache in use.
     jumps: *const runtime::Jump,
     /// The jump that was left through, to be led to its target from now on; and that target.
     link_site: u64,
     link_rip: u64,
     /// The guard and CS's base there: the target may be looked at after an interrupt.
     link_from: (u64, u64),
+    /// The host's stack pointer outside the returns that are foreseen ([`runtime`]), and how low these may take it.
+    host_stack: u64,
+    returns_limit: u64,
+    /// The last return: its offset in its page, and from bit 12 on what it added to the stack pointer.
+    returned: u32,
     /// Target of an indirect call, and its code, while the return address is pushed.
     target_rip: u64,
     target_code: u64,
@@ -96,23 +103,30 @@ pub struct T1 {
     fault_seg: u8,
     /// Executions after which a block is translated; `u32::MAX` for never.
     pub threshold: u32,
+    /// Blocks count their instructions in [`Cpu::retired`], and come back to the executor after [`T1::budget`]. To be set
+    /// before anything is translated.
+    pub counting: bool,
     /// Instructions after which a chain comes back to the executor, where code counts.
     pub(crate) budget: i32,
     runtime: Option<Box<Runtime>>,
 }
 
-impl Default for T1 {
-    fn default() -> Self {
+impl T1 {
+    /// That of a vCPU with these pending bits, which have to live as long.
+    pub(crate) fn new(pending: *const AtomicU32) -> Self {
         Self {
+            pending,
             fuel: 0,
-            given: 0,
             page_rip: 0,
             epoch: 0,
-            guard: u64::MAX,
+            guard: 0,
             jumps: std::ptr::null(),
             link_site: 0,
             link_rip: 0,
             link_from: (0, 0),
+            host_stack: 0,
+            returns_limit: 0,
+            returned: 0,
             target_rip: 0,
             target_code: 0,
             sse: false,
@@ -127,13 +141,12 @@ impl Default for T1 {
             control: 0,
             fault_seg: 0,
             threshold: THRESHOLD,
+            counting: false,
             budget: dispatch::FUEL_GIVEN,
             runtime: None,
         }
     }
-}
 
-impl T1 {
     /// Whether the code memory has no room for another block: everything is to be dropped.
     pub(crate) fn full(&self) -> bool {
         self.runtime.as_ref().is_some_and(|r| r.full())

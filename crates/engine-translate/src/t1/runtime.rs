@@ -1,10 +1,17 @@
 //! The memory of translated code, and the code that all blocks share.
+//!
+//! A guest's call is a host's call too, so that the processor foresees where returns go. On the host's stack are the return
+//! addresses in translated code and, above each, the guest's that it stands for. A guest's return is a host's: it arrives
+//! behind some call, where the guest's address is compared, and goes on or is looked up. Below all there is an address
+//! that looks every return up. All of them are dropped when the address mapping changes, when they become too many, and
+//! when the chain ends; the page of code behind a call is looked at as on every way into a page.
 
-use super::asm::{Asm, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RSI};
+use super::asm::{ABOVE, Asm, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RSI, RSP};
 use super::registers::{MAPPED, slot};
 use super::{T1, dispatch, live};
 use crate::cpu::{Cpu, RIP};
 use crate::vector::arena::Arena;
+use std::alloc::Layout;
 use std::io;
 use std::mem::offset_of;
 
@@ -12,8 +19,14 @@ use std::mem::offset_of;
 const SIZE: usize = if cfg!(test) { 1 << 20 } else { 32 << 20 };
 /// Kept free for one more block.
 const RESERVE: usize = 64 << 10;
-/// Entries of the jump cache, a power of two.
-pub const JUMPS: usize = 1 << 14;
+/// Entries of a jump cache, a power of two.
+const JUMPS: usize = 1 << 13;
+/// Spreads addresses over a jump cache: functions begin at multiples of 16.
+const SPREAD: u32 = 0x9e37_79b1;
+/// What is left of 32 bits is the index.
+const JUMPS_SHIFT: u32 = 32 - JUMPS.ilog2();
+/// Jump caches: one for code below CPL 3, the others for the address spaces of programs, which lie at the same addresses.
+const JUMP_CACHES: usize = 9;
 
 /// Why translated code returned.
 pub const CONTINUE: u32 = 0;
@@ -23,8 +36,17 @@ pub const FAULT: u32 = 1;
 pub const FUEL: u32 = 2;
 /// A jump wants to be led to its target.
 pub const LINK: u32 = 3;
+/// Something is to be seen to before the next instruction, which RIP names.
+pub const LOOK: u32 = 4;
+/// Not why it returned: it goes on under another address mapping.
+pub const MOVED: u32 = 5;
+/// [`T1::returned`] went to an address that is not canonical.
+pub const ASTRAY: u32 = 6;
 
-/// An entry of the jump cache: a linear address whose code is known while the guard stands.
+/// Bytes of host stack for returns that are foreseen, 16 each.
+const RETURNS: i32 = 16 << 10;
+
+/// An entry of a jump cache: a linear address whose code is known while the guard stands.
 #[derive(Clone, Copy)]
 #[repr(C, align(32))]
 pub struct Jump {
@@ -32,8 +54,23 @@ pub struct Jump {
     pub guard: u64,
     pub code: u64,
 }
-const NO_JUMP: Jump = Jump { rip: 0, guard: u64::MAX, code: 0 };
+/// No guard is 0.
+const NO_JUMP: Jump = Jump { rip: 0, guard: 0, code: 0 };
 const _: () = assert!(size_of::<Jump>() == 32);
+
+/// Empty jump caches, whose pages cost no memory before they are used.
+fn no_jumps() -> io::Result<Box<[Jump]>> {
+    let n = JUMPS * JUMP_CACHES;
+    let layout = Layout::array::<Jump>(n).map_err(io::Error::other)?;
+    // SAFETY: the layout isn't empty; it is that of the slice, whose elements are integers that may be 0.
+    unsafe {
+        let p = std::alloc::alloc_zeroed(layout).cast::<Jump>();
+        if p.is_null() {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        Ok(Box::from_raw(std::ptr::slice_from_raw_parts_mut(p, n)))
+    }
+}
 
 /// Offsets in a [`Jump`].
 pub const JUMP_GUARD: i32 = offset_of!(Jump, guard) as i32;
@@ -63,11 +100,15 @@ pub struct Shared {
     pub begin_fpu: u64,
     /// Goes to the block at the linear address in RAX, or leaves.
     pub lookup: u64,
+    /// The same for a return that came to the wrong place.
+    pub lookup_return: u64,
     /// Leave with RIP in RAX.
     pub leave: u64,
     pub leave_for_fuel: u64,
     /// The same with the address of the jump's displacement in R14.
     pub leave_to_link: u64,
+    /// Whether blocks count their instructions.
+    pub counting: bool,
 }
 
 /// A vCPU's translated code.
@@ -76,16 +117,17 @@ pub struct Runtime {
     pub shared: Shared,
     /// Bytes of the shared code, which stays.
     kept: usize,
-    pub jumps: Box<[Jump]>,
+    /// [`JUMP_CACHES`] times [`JUMPS`].
+    jumps: Box<[Jump]>,
 }
 
 impl Runtime {
-    pub fn new() -> io::Result<Self> {
+    pub fn new(counting: bool) -> io::Result<Self> {
         let mut r = Self {
             arena: Arena::new("auberge-translated", SIZE)?,
             shared: Shared::default(),
             kept: 0,
-            jumps: vec![NO_JUMP; JUMPS].into(),
+            jumps: no_jumps()?,
         };
         let (code, mut shared) = shared_code();
         let origin = r.add(&code).unwrap_or_default();
@@ -96,12 +138,13 @@ impl Runtime {
             &mut shared.begin_vectors,
             &mut shared.begin_fpu,
             &mut shared.lookup,
+            &mut shared.lookup_return,
             &mut shared.leave,
             &mut shared.leave_for_fuel,
             &mut shared.leave_to_link,
         ];
         fields.into_iter().for_each(|f| *f += origin);
-        r.shared = shared;
+        r.shared = Shared { counting, ..shared };
         r.kept = r.arena.used;
         Ok(r)
     }
@@ -133,6 +176,19 @@ impl Runtime {
         // SAFETY: checked above. Only this thread executes the code, and it isn't in it now.
         unsafe { self.arena.write.as_ptr().add(at).cast::<u32>().write_unaligned(distance.to_le()) };
     }
+    /// The jump cache for code at CPL 3 (`user`) or below, under an address mapping with this name.
+    pub fn jump_cache(&mut self, user: bool, mapping: u64) -> *mut Jump {
+        let n = if user { 1 + mapping as usize % (JUMP_CACHES - 1) } else { 0 };
+        self.jumps[n * JUMPS..(n + 1) * JUMPS].as_mut_ptr()
+    }
+    /// Enters the code at a linear address into a cache that [`Self::jump_cache`] gave.
+    pub fn note_jump(&mut self, cache: *const Jump, jump: Jump) {
+        let start = (cache as usize).wrapping_sub(self.jumps.as_ptr() as usize) / size_of::<Jump>();
+        let index = (jump.rip as u32).wrapping_mul(SPREAD) >> JUMPS_SHIFT;
+        if let Some(entry) = self.jumps.get_mut(start + index as usize) {
+            *entry = jump;
+        }
+    }
     /// Bytes in use.
     #[cfg(test)]
     pub fn used(&self) -> usize {
@@ -157,6 +213,13 @@ fn reload(a: &mut Asm) {
     MAPPED.into_iter().for_each(|(guest, host)| a.load(host, slot(guest)));
 }
 
+/// Drops all returns that are foreseen.
+pub fn drop_returns(a: &mut Asm) {
+    a.load(RSP, field!(host_stack));
+    a.lea(RSP, Mem::at(RSP, -8));
+}
+
+const RBX: u8 = 3;
 const CALLEE_SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
 
 /// Calls `save`, an offset in this code, if `flag` isn't 0.
@@ -170,14 +233,26 @@ fn save_live(a: &mut Asm, save: u64, flag: Mem) {
     a.bind(skip);
 }
 
+/// Goes to `leave` where something is pending. Clobbers R14 and flags.
+///
+/// Every cycle of blocks has one of these in it: they are where control goes back, and where it goes to computed addresses.
+pub fn poll(a: &mut Asm, leave: super::asm::Label) {
+    a.load(R14, field!(pending));
+    // cmp dword [r14], 0
+    a.rm(false, &[0x83], 7, Mem::at(R14, 0));
+    a.bytes(&[0]);
+    a.jump_if(NOT_EQUAL, leave);
+}
+
 /// Looks up the linear address in RAX: R14 points at its entry, or it goes to `miss` with RAX as it was. Clobbers flags.
 pub fn probe_jump(a: &mut Asm, miss: super::asm::Label) {
-    // mov r14d, eax; and r14d, JUMPS - 1; shl r14d, 5
-    a.rr(false, &[0x8b], R14, RAX);
-    a.rr(false, &[0x81], 4, R14);
-    a.bytes(&(JUMPS as u32 - 1).to_le_bytes());
-    a.rr(false, &[0xc1], 4, R14);
-    a.bytes(&[5]);
+    // imul r14d, eax, SPREAD; shr r14d, to where the index is, times an entry's size; and r14d, -32
+    a.rr(false, &[0x69], R14, RAX);
+    a.bytes(&SPREAD.to_le_bytes());
+    a.rr(false, &[0xc1], 5, R14);
+    a.bytes(&[(JUMPS_SHIFT - size_of::<Jump>().ilog2()) as u8]);
+    a.rr(false, &[0x83], 4, R14);
+    a.bytes(&[(size_of::<Jump>() as u8).wrapping_neg()]);
     a.rm(true, &[0x03], R14, field!(jumps));
     a.rm(true, &[0x3b], RAX, Mem::at(R14, 0));
     a.jump_if(NOT_EQUAL, miss);
@@ -202,6 +277,16 @@ fn shared_code() -> (Vec<u8>, Shared) {
     a.bytes(&[0x48, 0x83, 0xec, 8]);
     a.copy(R15, RDI);
     a.copy(R14, RSI);
+    a.store(field!(host_stack), RSP);
+    a.lea(RAX, Mem::at(RSP, -RETURNS));
+    a.store(field!(returns_limit), RAX);
+    // What the call pushes is where a return goes that none was foreseen for.
+    let (begin, lookup_return) = (a.label(), a.label());
+    a.call(begin);
+    let unforeseen = a.bound();
+    a.call(lookup_return);
+    a.jump(unforeseen);
+    a.bind(begin);
     reload(&mut a);
     a.load(RAX, slot(RIP as u8));
     a.rr(false, &[0xff], 4, R14);
@@ -212,6 +297,7 @@ fn shared_code() -> (Vec<u8>, Shared) {
     // The general registers are in the vCPU; EAX says why.
     let epilogue = a.bound();
     a.rr(false, &[0x8b], R14, RAX);
+    a.load(RSP, field!(host_stack));
     save_live(&mut a, live.save_vectors, field!(live));
     save_live(&mut a, live.save_fpu, field!(fpu));
     a.rr(false, &[0x8b], RAX, R14);
@@ -224,7 +310,7 @@ fn shared_code() -> (Vec<u8>, Shared) {
     }
     a.bytes(&[0xc3]);
 
-    let (raised, both) = (a.label(), a.label());
+    let (other, both) = (a.label(), a.label());
     s.call_miss = a.here() as u64;
     spill(&mut a);
     a.copy(RSI, RAX);
@@ -238,23 +324,51 @@ fn shared_code() -> (Vec<u8>, Shared) {
     a.copy(RDI, R15);
     // mov edx, r14d
     a.rr(false, &[0x8b], 2, R14);
-    a.bytes(&[0x48, 0x83, 0xec, 8]);
+    // The handler's stack pointer is a multiple of 16: mov rbx, rsp; and rsp, -16
+    a.copy(RBX, RSP);
+    a.bytes(&[0x48, 0x83, 0xe4, 0xf0]);
     let run_op: extern "sysv64" fn(*mut Cpu, *const crate::op::Op, u32) -> u32 = dispatch::run_op;
     a.load_immediate(RAX, run_op as usize as u64);
     a.rr(false, &[0xff], 2, RAX);
-    a.bytes(&[0x48, 0x83, 0xc4, 8]);
+    a.copy(RSP, RBX);
     // test eax, eax
     a.rr(false, &[0x85], RAX, RAX);
-    a.jump_if(NOT_EQUAL, raised);
+    a.jump_if(NOT_EQUAL, other);
     reload(&mut a);
     a.bytes(&[0xc3]);
-    a.bind(raised);
-    // Not back to the block.
-    a.bytes(&[0x48, 0x83, 0xc4, 8]);
+    a.bind(other);
+    // cmp eax, MOVED; what it isn't does not go back to the block.
+    a.bytes(&[0x83, 0xf8, MOVED as u8]);
+    a.jump_if(NOT_EQUAL, epilogue);
+    // pop r14
+    a.bytes(&[0x41, 0x5e]);
+    drop_returns(&mut a);
+    reload(&mut a);
+    a.rr(false, &[0xff], 4, R14);
+
+    let (miss, return_miss) = (a.label(), a.label());
+    s.lookup_return = a.here() as u64;
+    a.bind(lookup_return);
+    probe_jump(&mut a, return_miss);
+    a.rm(false, &[0xff], 4, Mem::at(R14, JUMP_CODE));
+    a.bind(return_miss);
+    // A canonical address has all of bits 63 to 47 the same. mov r14, rax; sar r14, 47; inc r14; cmp r14, 1
+    let astray = a.label();
+    a.copy(R14, RAX);
+    a.rr(true, &[0xc1], 7, R14);
+    a.bytes(&[47]);
+    a.rr(true, &[0xff], 0, R14);
+    a.rr(true, &[0x83], 7, R14);
+    a.bytes(&[1]);
+    a.jump_if(ABOVE, astray);
+    a.jump(miss);
+    a.bind(astray);
+    spill(&mut a);
+    a.load_immediate(RAX, ASTRAY as u64);
     a.jump(epilogue);
 
     s.lookup = a.here() as u64;
-    let miss = a.label();
+    poll(&mut a, miss);
     probe_jump(&mut a, miss);
     a.rm(false, &[0xff], 4, Mem::at(R14, JUMP_CODE));
     a.bind(miss);

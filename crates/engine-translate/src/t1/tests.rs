@@ -31,10 +31,10 @@ macro_rules! program {
 
 pub(super) use program;
 
-/// A vCPU whose blocks are translated before they run.
+/// A vCPU whose blocks are translated before they run, and which comes back after some thousands of instructions.
 pub(super) fn translating(code: &[u8]) -> Cpu {
     let mut cpu = cpu64(code);
-    cpu.t1.threshold = 0;
+    (cpu.t1.threshold, cpu.t1.counting) = (0, true);
     cpu
 }
 
@@ -55,9 +55,9 @@ pub(super) fn same(code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
     let mut whole = code.to_vec();
     whole.extend([0xeb, 0xfe]);
     let end = CODE + code.len() as u64;
-    let mut cpus = [u32::MAX, 0].map(|threshold| {
+    let mut cpus = [(u32::MAX, false), (0, false), (0, true)].map(|(threshold, counting)| {
         let mut cpu = cpu64(&whole);
-        cpu.t1.threshold = threshold;
+        (cpu.t1.threshold, cpu.t1.counting) = (threshold, counting);
         prepare(&mut cpu);
         for _ in 0..1_000_000 {
             if cpu.regs[RIP] == end {
@@ -68,14 +68,16 @@ pub(super) fn same(code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
         assert_eq!(cpu.regs[RIP], end);
         cpu
     });
-    let [t0, t1] = &cpus;
-    assert_eq!(t0.regs, t1.regs);
-    assert_eq!(t0.rflags(), t1.rflags());
-    assert_eq!(vectors(t0), vectors(t1));
-    for (at, len) in [(DATA, 0x4000), (STACK - 0x1000, 0x1000)] {
-        assert!(peek(t0, at, len) == peek(t1, at, len), "memory at {at:#x} differs");
+    let t0 = &cpus[0];
+    for t1 in &cpus[1..] {
+        assert_eq!(t0.regs, t1.regs);
+        assert_eq!(t0.rflags(), t1.rflags());
+        assert_eq!(vectors(t0), vectors(t1));
+        for (at, len) in [(DATA, 0x4000), (STACK - 0x1000, 0x1000)] {
+            assert!(peek(t0, at, len) == peek(t1, at, len), "memory at {at:#x} differs");
+        }
     }
-    std::mem::replace(&mut cpus[1], cpu64(&[]))
+    std::mem::replace(&mut cpus[2], cpu64(&[]))
 }
 
 /// The x87 and vector state but for FOP, FIP and FDP, which translated code clears.
@@ -183,6 +185,197 @@ fn indirect_branches_reach_their_targets() {
 }
 
 #[test]
+fn call_at_the_end_of_a_page_returns_to_the_next() {
+    // At the page's end: call there. In the next page: inc ebx; dec ecx; jne back to the call; jmp on. There: ret.
+    let mut code = vec![0x90; 0xffb];
+    code[..5].copy_from_slice(&[0xe9, 0xf6, 0x0f, 0, 0]);
+    code.extend([0xe8, 10, 0, 0, 0]);
+    code.extend([0xff, 0xc3, 0xff, 0xc9, 0x75, 0xf5, 0xeb, 3, 0x90, 0x90, 0xc3]);
+    let cpu = same(&code, |cpu| cpu.regs[RCX] = 70);
+    assert_eq!(cpu.regs[RBX], 70);
+}
+
+#[test]
+fn system_instructions_done_in_place_are_the_interpreters() {
+    let code = program!(
+        t1_system t1_system_end,
+        "mov ecx, 100",
+        "2: cli",
+        "pushfq",
+        "pop rax",
+        "add rbx, rax",
+        "imul edx, ecx, 0x2fd",
+        "and edx, 0xed5",
+        "push rdx",
+        "popfq",
+        "adc rbx, 0",
+        "seto sil",
+        "pushfq",
+        "add rbx, [rsp]",
+        "popfq",
+        "pushfq",
+        "pop rax",
+        "sti",
+        "xor r12, rax",
+        "pushfq",
+        "pop rax",
+        "rol rbx, 3",
+        "add rbx, rax",
+        "swapgs",
+        "mov rax, gs:[rdi]",
+        "add rbx, rax",
+        "add qword ptr [rdi], 77",
+        "dec ecx",
+        "jne 2b",
+        // Neither is the same twice.
+        "rdtsc",
+        "shl rdx, 32",
+        "lea r8, [rdx + rax]",
+        "rdtscp",
+        "shl rdx, 32",
+        "add rax, rdx",
+        "sub rax, r8",
+        "shr rax, 63",
+        "mov r9, rcx",
+        "mov r8, 0",
+        "mov rdx, 0",
+    );
+    let cpu = same(code, |cpu| {
+        cpu.regs[RDI] = DATA;
+        cpu.sys.kernel_gs_base = 0x100;
+        cpu.sys.tsc_aux = 0x1234;
+        poke(cpu, DATA, &[3; 0x200]);
+    });
+    assert_eq!((cpu.regs[RAX], cpu.regs[9]), (0, 0x1234), "the time does not run backwards");
+    assert_eq!(cpu.sys.kernel_gs_base, 0x100);
+}
+
+#[test]
+fn interrupts_allowed_again_are_looked_for_where_one_waits() {
+    // sti / pushfq-image in RDX to the flags, with something waiting that IF held back.
+    for code in [&[0xfb, 0xeb, 0xfe][..], &[0x52, 0x9d, 0xeb, 0xfe]] {
+        for waiting in [0, crate::remote::pending::INTERRUPT] {
+            let mut cpu = translating(code);
+            cpu.system_flags.remove(x86::Rflags::IF);
+            (cpu.regs[RDX], cpu.sys.waiting) = (0x202, waiting);
+            cpu.execute_block().unwrap();
+            assert!(cpu.system_flags.contains(x86::Rflags::IF));
+            assert_eq!(cpu.remote.pending.load(std::sync::atomic::Ordering::SeqCst) != 0, waiting != 0);
+        }
+    }
+}
+
+#[test]
+fn calls_deeper_than_returns_are_foreseen_return() {
+    let code = program!(
+        t1_deep t1_deep_end,
+        "mov ecx, 5000",
+        "call 2f",
+        "jmp 4f",
+        "2: dec ecx",
+        "je 3f",
+        "call 2b",
+        "add rbx, 3",
+        "3: ret 0",
+        "4: nop",
+    );
+    let cpu = same(code, |_| ());
+    assert_eq!((cpu.regs[RBX], cpu.regs[RSP]), (4999 * 3, STACK));
+}
+
+#[test]
+fn frames_left_without_a_return_cost_nothing_but_time() {
+    let code = program!(
+        t1_long t1_long_end,
+        "mov ecx, 200",
+        "2: call 3f",
+        "dec ecx",
+        "jne 2b",
+        "jmp 9f",
+        "3: push rbp",
+        "mov r8, rsp",
+        "call 4f",
+        "7: mov rsp, r8",
+        "pop rbp",
+        "inc rbx",
+        "ret",
+        "4: call 5f",
+        "add rdx, 1",
+        "ret",
+        "5: call 6f",
+        "add rdx, 16",
+        "ret",
+        "6: test cl, 1",
+        "jne 8f",
+        "ret",
+        "8: jmp 7b",
+        "9: nop",
+    );
+    let cpu = same(code, |_| ());
+    assert_eq!((cpu.regs[RBX], cpu.regs[RDX]), (200, 100 * 17));
+}
+
+#[test]
+fn returns_to_where_no_call_was_are_followed() {
+    let code = program!(
+        t1_mismatch t1_mismatch_end,
+        "mov ecx, 100",
+        "2: lea rax, [rip + 3f]",
+        "push rax",
+        "ret",
+        "ud2",
+        "3: call 4f",
+        "ud2",
+        "4: lea rax, [rip + 5f]",
+        "mov [rsp], rax",
+        "ret",
+        // A call whose return address is dropped, and a return that releases arguments.
+        "5: call 6f",
+        "6: pop rdx",
+        "push rbx",
+        "push rbx",
+        "call 7f",
+        "dec ecx",
+        "jne 2b",
+        "jmp 8f",
+        "7: inc rbx",
+        "ret 16",
+        "8: nop",
+    );
+    let cpu = same(code, |_| ());
+    assert_eq!((cpu.regs[RBX], cpu.regs[RSP]), (100, STACK));
+}
+
+#[test]
+fn code_behind_a_call_that_the_called_changes_takes_effect() {
+    let code = program!(
+        t1_behind t1_behind_end,
+        "mov ecx, 60",
+        "2: lea rax, [rip + 9f]",
+        "call rax",
+        "3: mov al, 0",
+        "movzx eax, al",
+        "add ebx, eax",
+        "call 9f",
+        "4: mov al, 0",
+        "movzx eax, al",
+        "add ebx, eax",
+        "dec ecx",
+        "jne 2b",
+        "jmp 5f",
+        ".skip 4096, 0x90",
+        "9: lea rdx, [rip + 3b]",
+        "mov [rdx + 1], cl",
+        "lea rdx, [rip + 4b]",
+        "mov [rdx + 1], cl",
+        "ret",
+        "5: nop",
+    );
+    let cpu = same(code, |_| ());
+    assert_eq!(cpu.regs[RBX], 60 * 61);
+}
+
+#[test]
 fn jump_to_another_page_and_back_is_followed() {
     // mov al, 1; jmp to the page after next; jmp -2 / there: add bl, al; jmp back behind
     let mut code = vec![0xb0, 1, 0xe9, 0xf9, 0x1f, 0, 0, 0xeb, 0xfe];
@@ -221,9 +414,22 @@ fn return_to_a_non_canonical_address_is_gp_at_the_return() {
     assert_eq!((cpu.regs[RIP], cpu.regs[RSP]), (CODE, STACK));
 }
 
+/// Endless loops: a jump to itself, with something before it, of two blocks, through a register (RDX is its address), by
+/// returns from calls and without, of a conditional jump with flags kept, over two pages.
+const LOOPS: [&[u8]; 8] = [
+    &[0xeb, 0xfe],
+    &[0x48, 0xff, 0xc0, 0xeb, 0xfb],
+    &[0xff, 0xc0, 0xeb, 0, 0xff, 0xc3, 0xeb, 0xf8],
+    &[0xff, 0xe2],
+    &[0xe8, 2, 0, 0, 0, 0xeb, 0xf9, 0xc3],
+    &[0x52, 0xc3],
+    &[0x01, 0xc8, 0x71, 0xfc, 0x70, 0xfa],
+    &[0xe9, 0xfb, 0xff, 0xff, 0xff],
+];
+
 #[test]
-fn endless_loop_comes_back_in_time() {
-    for code in [&[0xeb, 0xfe][..], &[0x48, 0xff, 0xc0, 0xeb, 0xfb], &[0xff, 0xe2]] {
+fn endless_loop_that_counts_comes_back_in_time() {
+    for code in LOOPS {
         let mut cpu = translating(code);
         cpu.regs[RDX] = CODE;
         let mut before = 0;
@@ -234,21 +440,54 @@ fn endless_loop_comes_back_in_time() {
             before = cpu.retired;
         }
         assert!(long > 10, "{code:x?}");
-        assert_eq!(cpu.regs[RIP], CODE);
+        assert!((CODE..CODE + code.len() as u64).contains(&cpu.regs[RIP]));
     }
 }
 
 #[test]
 fn pending_event_is_seen_after_the_op_that_caused_it() {
-    // clts, which changes nothing of the mapping; then a loop
-    let mut cpu = translating(&[0x0f, 0x06, 0xff, 0xc0, 0xeb, 0xfa]);
+    // inc eax; mov rbx, cr8, which may change nothing; inc eax; a loop around these; with something pending, after the
+    // first instruction that is T0's.
+    let mut cpu = translating(&[0xff, 0xc0, 0x44, 0x0f, 0x20, 0xc3, 0xff, 0xc0, 0xeb, 0xf6]);
     for _ in 0..3 {
+        cpu.recheck();
+        cpu.regs[RIP] = CODE;
+        let before = cpu.regs[RAX];
         cpu.execute_block().unwrap();
+        assert_eq!((cpu.regs[RAX] - before, cpu.regs[RIP]), (1, CODE + 6));
     }
-    cpu.recheck();
-    let before = cpu.retired;
-    cpu.execute_block().unwrap();
-    assert!(cpu.retired - before <= 8, "{}", cpu.retired - before);
+}
+
+#[test]
+fn endless_loop_ends_soon_after_something_is_posted() {
+    for (n, code) in LOOPS.iter().enumerate() {
+        let mut cpu = translating(code);
+        cpu.t1.counting = false;
+        cpu.regs[RDX] = CODE;
+        let remote = cpu.remote.clone();
+        let started = std::sync::atomic::AtomicBool::new(false);
+        let posted = std::thread::scope(|s| {
+            let poster = s.spawn(|| {
+                while !started.load(std::sync::atomic::Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(3));
+                remote.post(crate::remote::pending::KICK);
+                std::time::Instant::now()
+            });
+            for _ in 0..4 {
+                // The first ones come back to be led to each other.
+                started.store(true, std::sync::atomic::Ordering::SeqCst);
+                cpu.execute_block().unwrap();
+                if cpu.remote.pending.load(std::sync::atomic::Ordering::SeqCst) != 0 {
+                    break;
+                }
+            }
+            poster.join().unwrap()
+        });
+        assert!(posted.elapsed() < std::time::Duration::from_millis(200), "loop {n}");
+        assert!((CODE..CODE + 0x40).contains(&cpu.regs[RIP]));
+    }
 }
 
 #[test]

@@ -60,14 +60,14 @@ fn same(new: fn(&[u8]) -> Cpu, code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
     assert_eq!(t0.regs, t1.regs);
     assert_eq!(t0.rflags(), t1.rflags());
     assert!(peek(t0, DATA, STACK as usize) == peek(t1, DATA, STACK as usize), "memory differs");
-    let empty = Runtime::new().unwrap().used();
+    let empty = Runtime::new(false).unwrap().used();
     assert!(t1.t1.runtime.as_ref().is_some_and(|r| r.used() > empty), "nothing was translated");
     std::mem::replace(&mut cpus[1], cpu64(&[]))
 }
 
 fn translating(new: fn(&[u8]) -> Cpu, code: &[u8]) -> Cpu {
     let mut cpu = new(code);
-    cpu.t1.threshold = 0;
+    (cpu.t1.threshold, cpu.t1.counting) = (0, true);
     cpu
 }
 

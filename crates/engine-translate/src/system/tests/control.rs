@@ -112,25 +112,50 @@ fn page_fault_loads_cr2_and_its_error_code_and_a_mapped_page_does_not() {
 fn tlb_entries_survive_a_kept_pcid_and_not_invlpg() {
     let mut cpu = cpu64(&[]);
     let tlb = &mut cpu.tlb;
-    let a = tlb.flushes();
+    let a = tlb.flushes(true);
     tlb.switch(1, false);
-    let one = tlb.flushes();
+    let one = tlb.flushes(true);
     assert_ne!(a, one);
     tlb.switch(2, false);
     tlb.switch(1, true);
-    assert_eq!(tlb.flushes(), one, "the same address space again");
+    assert_eq!(tlb.flushes(true), one, "the same address space again");
     tlb.forget(2);
     tlb.switch(2, true);
-    let two = tlb.flushes();
+    let two = tlb.flushes(true);
     tlb.switch(1, false);
-    assert_ne!(tlb.flushes(), one);
+    assert_ne!(tlb.flushes(true), one);
     tlb.flush();
     tlb.switch(2, true);
-    assert_ne!(tlb.flushes(), two, "a flush drops every address space");
+    assert_ne!(tlb.flushes(true), two, "a flush drops every address space");
     let linear = 0x1234_5000;
     tlb.entry_mut(0, linear).read = tlb.tag(linear);
     tlb.flush_page(linear);
     assert_ne!(tlb.entry(0, linear).read, tlb.tag(linear));
+}
+
+#[test]
+fn code_below_cpl_3_is_looked_for_again_where_it_is_not_global() {
+    let mut tlb = crate::tlb::Tlb::default();
+    tlb.note_code_page(0xffff_8000_0000_1000, false, true);
+    let global = tlb.flushes(false);
+    tlb.switch(1, false);
+    tlb.flush_local();
+    assert_eq!(tlb.flushes(false), global, "global code is where it was");
+    tlb.note_code_page(0x5000, true, false);
+    tlb.flush_page(0x5000);
+    assert_eq!(tlb.flushes(false), global, "a program's page");
+    tlb.note_code_page(0x2000, false, false);
+    tlb.switch(2, false);
+    let local = tlb.flushes(false);
+    assert_ne!(local, global);
+    tlb.switch(1, true);
+    assert_eq!(tlb.flushes(false), local, "nothing was found since");
+    tlb.note_code_page(0x2000, false, false);
+    tlb.flush_local();
+    assert_ne!(tlb.flushes(false), local);
+    let before = tlb.flushes(false);
+    tlb.flush();
+    assert_ne!(tlb.flushes(false), before);
 }
 
 #[test]
@@ -140,7 +165,7 @@ fn tlb_epochs_wrap_without_reviving_entries() {
     tlb.entry_mut(0, linear).read = tlb.tag(linear);
     let mut seen = std::collections::HashSet::new();
     for _ in 0..10_000 {
-        assert!(seen.insert(tlb.flushes()));
+        assert!(seen.insert(tlb.flushes(true)));
         tlb.flush();
         assert_ne!(tlb.entry(0, linear).read, tlb.tag(linear));
     }
