@@ -47,22 +47,24 @@ fn same(new: fn(&[u8]) -> Cpu, code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
     let mut whole = code.to_vec();
     whole.extend([0xeb, 0xfe]);
     let end = CODE + code.len() as u64;
-    let mut cpus = [u32::MAX, 0].map(|threshold| {
+    let mut cpus = [(u32::MAX, false), (0, false), (0, true)].map(|(threshold, counting)| {
         let mut cpu = new(&whole);
-        cpu.t1.threshold = threshold;
+        (cpu.t1.threshold, cpu.t1.counting) = (threshold, counting);
         // What only 64-bit code sees, and upper halves.
         (8..16).for_each(|r| cpu.regs[r] = 0x1111_2222_3333_0000 + r as u64);
         prepare(&mut cpu);
         run_to(&mut cpu, end);
         cpu
     });
-    let [t0, t1] = &cpus;
-    assert_eq!(t0.regs, t1.regs);
-    assert_eq!(t0.rflags(), t1.rflags());
-    assert!(peek(t0, DATA, STACK as usize) == peek(t1, DATA, STACK as usize), "memory differs");
-    let empty = Runtime::new(false).unwrap().used();
-    assert!(t1.t1.runtime.as_ref().is_some_and(|r| r.used() > empty), "nothing was translated");
-    std::mem::replace(&mut cpus[1], cpu64(&[]))
+    let t0 = &cpus[0];
+    for t1 in &cpus[1..] {
+        assert_eq!(t0.regs, t1.regs);
+        assert_eq!(t0.rflags(), t1.rflags());
+        assert!(peek(t0, DATA, STACK as usize) == peek(t1, DATA, STACK as usize), "memory differs");
+        let empty = Runtime::new(false).unwrap().used();
+        assert!(t1.t1.runtime.as_ref().is_some_and(|r| r.used() > empty), "nothing was translated");
+    }
+    std::mem::replace(&mut cpus[2], cpu64(&[]))
 }
 
 fn translating(new: fn(&[u8]) -> Cpu, code: &[u8]) -> Cpu {
