@@ -127,8 +127,8 @@ fn kicks_before_and_during_runs_are_never_lost() {
         let kicker = std::thread::spawn({
             let done = done.clone();
             move || {
-                let start = Instant::now();
                 for round in 0..rounds {
+                    let start = Instant::now();
                     kick.kick();
                     // Each kick must end one run; a lost one hangs here.
                     while done.load(SeqCst) <= round {
