@@ -194,6 +194,10 @@ impl<'a> Listener<'a> {
                 let outside = processes::cpu_nanoseconds(&self.processes).saturating_sub(before);
                 let cpu = if self.native { sample.cpu } else { outside } / sample.repeats;
                 let elapsed = u64::try_from(at.duration_since(begun).as_nanos()).unwrap_or(u64::MAX);
+                // Said at once: a run that is interrupted has been of use all the same.
+                let milliseconds = |nanoseconds: u64| nanoseconds as f64 / 1e6;
+                let (best, processor) = (milliseconds(sample.best), milliseconds(cpu));
+                eprintln!("    {best:.2} ms at best, {processor:.2} ms of processor time");
                 self.session.rows.insert(name, Outcome::Measured(Measured { sample, elapsed, cpu }));
             }
             Line::Skip(name, why) => drop(self.session.rows.insert(name, Outcome::Skipped(why))),
