@@ -92,7 +92,7 @@ pub struct Cpu {
     /// Derived; [`Cpu::update_mode`] after any change of CS, SS, DS, ES, CR0.PE, EFER.LMA, RFLAGS.VM.
     pub mode: Mode,
     /// The TLB entries that data accesses look at: those of `tlb_select`, or ones that never match where alignment is checked.
-    pub(crate) tlb_entries: *const crate::tlb::Entry,
+    pub(crate) tlb_entries: crate::tlb::Entries,
     /// Which TLB data accesses use; [`Cpu::update_tlb_select`] after any change of CPL, AC, CR0.AM, CR4.SMAP.
     pub tlb_select: u8,
     /// Data accesses at CPL 3 check alignment (CR0.AM and RFLAGS.AC); derived like `tlb_select`.

@@ -5,9 +5,9 @@
 
 use crate::cpu::Cpu;
 use crate::fault::{Fault, Guest};
-use crate::paging::{Access, Translation};
+use crate::paging::Access;
 use crate::remote::pending;
-use crate::tlb::{ENTRIES, Entry};
+use crate::tlb::{Found, READ, WRITE};
 use address::{GuestPhys, PAGE_SIZE};
 use engine::Bus;
 use memory::Kind;
@@ -69,23 +69,13 @@ impl Targets {
 }
 
 impl Cpu {
-    /// The TLB entry that an access with the current privilege would be in.
-    #[inline(always)]
-    fn tlb_entry(&self, linear: u64) -> &Entry {
-        // SAFETY: `tlb_entries` is the start of ENTRIES entries that live as long as `self.tlb` does, or for ever;
-        // they are changed through `self` only.
-        unsafe { &*self.tlb_entries.add((linear >> 12) as usize & (ENTRIES - 1)) }
-    }
-
     /// Loads a value with the current privilege.
     #[inline(always)]
     pub fn read<T: Scalar>(&mut self, linear: u64) -> Guest<T> {
-        let e = self.tlb_entry(linear);
-        if e.read == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
-            let p = linear.wrapping_add(e.addend) as *const T;
+        if let Some(p) = self.tlb_entries.look(READ, linear, T::SIZE as u64) {
             // SAFETY: a matching tag means that the entry maps this page to memory that `shared.memory` keeps alive,
             // and the access ends within the page.
-            return Ok(unsafe { p.read_unaligned() });
+            return Ok(unsafe { p.cast::<T>().read_unaligned() });
         }
         self.read_slow(linear)
     }
@@ -93,9 +83,8 @@ impl Cpu {
     /// Stores a value with the current privilege.
     #[inline(always)]
     pub fn write<T: Scalar>(&mut self, linear: u64, value: T) -> Guest<()> {
-        let e = self.tlb_entry(linear);
-        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
-            let p = linear.wrapping_add(e.addend) as *mut T;
+        if let Some(p) = self.tlb_entries.look(WRITE, linear, T::SIZE as u64) {
+            let p = p.cast::<T>();
             // SAFETY: as in `read`; the write tag also means that plain stores are allowed.
             unsafe { p.write_unaligned(value) };
             return Ok(());
@@ -106,9 +95,8 @@ impl Cpu {
     /// Loads a value, and stores what `f` makes of it. Nothing happens if the page can't be written. Not atomic.
     #[inline(always)]
     pub fn modify<T: Scalar>(&mut self, linear: u64, f: impl FnOnce(&mut Self, T) -> T) -> Guest<()> {
-        let e = self.tlb_entry(linear);
-        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
-            let p = linear.wrapping_add(e.addend) as *mut T;
+        if let Some(p) = self.tlb_entries.look(WRITE, linear, T::SIZE as u64) {
+            let p = p.cast::<T>();
             // SAFETY: as in `write`. `f` does not touch the TLB's memory.
             unsafe {
                 let value = p.read_unaligned();
@@ -127,12 +115,10 @@ impl Cpu {
     /// must be followed by [`Cpu::note_host_write`] unless the pointer came with `false` as second part.
     /// The pointer is good until the next access through this `Cpu`.
     pub fn host_pointer(&mut self, linear: u64, len: u64, write: bool) -> Guest<Option<(*mut u8, bool)>> {
-        let e = *self.tlb_entry(linear);
-        let tag = if write { e.write } else { e.read };
-        let fits = linear & 0xfff <= PAGE_SIZE.saturating_sub(len);
-        if tag == self.tlb.tag(linear) && fits {
-            return Ok(Some((linear.wrapping_add(e.addend) as *mut u8, false)));
+        if let Some(p) = self.tlb_entries.look(if write { WRITE } else { READ }, linear, len) {
+            return Ok(Some((p, false)));
         }
+        let fits = linear & 0xfff <= PAGE_SIZE.saturating_sub(len);
         if !fits {
             if write {
                 self.probe_write(linear, len)?;
@@ -190,11 +176,9 @@ impl Cpu {
     /// Loads a value with the privilege of one of the TLBs; alignment is not checked.
     #[inline]
     pub fn read_as<T: Scalar>(&mut self, linear: u64, select: u8) -> Guest<T> {
-        let e = self.tlb.entry(select, linear);
-        if e.read == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
-            let p = linear.wrapping_add(e.addend) as *const T;
+        if let Some(p) = self.tlb.entries(select).look(READ, linear, T::SIZE as u64) {
             // SAFETY: as in `read`.
-            return Ok(unsafe { p.read_unaligned() });
+            return Ok(unsafe { p.cast::<T>().read_unaligned() });
         }
         let mut b = [0u8; 16];
         self.read_bytes_as(linear, &mut b[..T::SIZE], select)?;
@@ -203,11 +187,9 @@ impl Cpu {
     /// Stores a value with the privilege of one of the TLBs; alignment is not checked.
     #[inline]
     pub fn write_as<T: Scalar>(&mut self, linear: u64, value: T, select: u8) -> Guest<()> {
-        let e = self.tlb.entry(select, linear);
-        if e.write == self.tlb.tag(linear) && linear & 0xfff <= PAGE_SIZE - T::SIZE as u64 {
-            let p = linear.wrapping_add(e.addend) as *mut T;
+        if let Some(p) = self.tlb.entries(select).look(WRITE, linear, T::SIZE as u64) {
             // SAFETY: as in `write`.
-            unsafe { p.write_unaligned(value) };
+            unsafe { p.cast::<T>().write_unaligned(value) };
             return Ok(());
         }
         self.write_bytes_as(linear, &value.to_u128().to_le_bytes()[..T::SIZE], select)
@@ -329,21 +311,12 @@ impl Cpu {
             // With data breakpoints armed every access comes here.
             return Ok(if write && code { Target::Tracked(host, physical) } else { Target::Host(host) });
         }
-        self.fill(linear, select, &t, host, plain_writes);
+        self.tlb.fill(select, linear, Found { host: host.as_ptr(), plain_writes, global: t.global });
         if plain_writes && page.has_code() {
             // Another vCPU announced code between our look and the new entry; its shootdown may be over already.
-            self.tlb.entry_mut(select, linear).write = 0;
+            self.tlb.forbid_write(select, linear);
         }
         Ok(if write && code { Target::Tracked(host, physical) } else { Target::Host(host) })
-    }
-
-    fn fill(&mut self, linear: u64, select: u8, t: &Translation, host: NonNull<u8>, plain_writes: bool) {
-        let tag = self.tlb.tag(linear);
-        let e = self.tlb.entry_mut(select, linear);
-        e.read = tag;
-        e.write = if plain_writes { tag } else { 0 };
-        e.addend = (host.as_ptr() as u64).wrapping_sub(linear);
-        e.physical_page = t.physical >> 12;
     }
 
     /// A store went to a page with decoded code.
@@ -367,7 +340,9 @@ impl Cpu {
             return;
         }
         if page.announce_code(mask) {
-            self.tlb.forbid_writes(physical.page_number());
+            // SAFETY: the offset lies in the region.
+            let host = unsafe { region.host().add((physical.0 - region.base().0) as usize) };
+            self.tlb.forbid_writes(host.as_ptr());
             if self.shared.vcpus > 1 {
                 let (shared, id) = (self.shared.clone(), self.id);
                 shared.flush_others(Some(id), || self.service_flush());

@@ -208,6 +208,7 @@ impl Cpu {
         } else {
             self.tlb.flush_local();
         }
+        self.select_tlb(self.tlb_select);
         Ok(())
     }
 

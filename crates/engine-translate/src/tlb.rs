@@ -1,4 +1,14 @@
-//! The soft TLB: guest-linear page to host address, per privilege.
+//! The soft TLB: guest-linear page to host address, per address space and privilege.
+//!
+//! A [`table`] has a place for every page of 4 GiB, so that looking a page up takes a shift and nothing else, and pages
+//! hardly ever displace each other. Nothing tells entries of one address space from another's: each has a table of its
+//! own for CPL 3, and switching is choosing a table. Supervisor accesses have tables of their own; pages that aren't global
+//! leave those whenever CR3 is loaded, which are few.
+
+mod table;
+
+pub use table::{ADDEND, Entries, READ, WRITE};
+use table::{Scope, Table};
 
 /// TLBs by privilege: [`crate::cpu::Cpu::tlb_select`].
 pub const USER: u8 = 0;
@@ -7,40 +17,47 @@ pub const SUPERVISOR: u8 = 1;
 /// Supervisor accesses that may touch user pages.
 pub const SUPERVISOR_ANY: u8 = 2;
 
-/// Entries per privilege; a power of two.
-pub const ENTRIES: usize = 4096;
+/// Process-context identifiers whose entries are kept at the same time.
+const CONTEXTS: usize = 8;
+/// Groups of entries that all tables together may have memory for, some 12 KiB each.
+const GROUPS: usize = if cfg!(test) { 64 } else { 2560 };
 
-/// One page. A tag holds the page's linear address with the TLB's epoch in its low twelve bits, so that a flush is one
-/// increment. A tag that doesn't match sends the access to the slow path.
-#[derive(Clone, Copy, Default)]
-#[repr(C, align(32))]
-pub struct Entry {
-    pub read: u64,
-    /// Matches only where a store needs nothing but the store: page dirty and writable, RAM, no decoded code, dirty-logged.
-    pub write: u64,
-    /// Host address minus linear address.
-    pub addend: u64,
-    pub physical_page: u64,
+/// An address space.
+#[derive(Default)]
+struct Context {
+    pcid: u16,
+    /// Its part of [`Tlb::flushes`]; 0 where its entries aren't good.
+    epoch: u64,
+    table: Option<Table>,
 }
 
-/// Process-context identifiers whose entries are kept at the same time.
-const CONTEXTS: usize = 16;
+/// A page that was found, to be put into the TLB.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Where the byte at the linear address is in this process.
+    pub host: *mut u8,
+    /// A store needs nothing but the store: page dirty and writable, RAM, no decoded code, dirty-logged.
+    pub plain_writes: bool,
+    /// It has the same place in every address space (and CR4.PGE is set).
+    pub global: bool,
+}
 
 /// All TLBs of one vCPU.
-///
-/// The epoch stands for one address space: a process-context identifier whose entries are still good. Since an address
-/// has one place whatever its epoch, dropping a page drops it in every address space, global ones too.
 pub struct Tlb {
-    sets: [Vec<Entry>; 3],
+    contexts: [Context; CONTEXTS],
+    current: usize,
+    next_context: usize,
+    supervisor: [Option<Table>; 2],
+    /// Groups of entries in use.
+    groups: usize,
     epoch: u64,
     last_epoch: u64,
     /// Of code found at CPL 3, and of code found below.
     flushes: [u64; 2],
     /// Code below CPL 3 was found on a page that isn't global.
     local_code: bool,
-    /// (PCID, its epoch; 0 for none), and which to replace next.
-    contexts: [(u16, u64); CONTEXTS],
-    next_context: usize,
+    /// Host pages that some entry may allow plain stores to, one bit for many pages.
+    written: Box<[u64; WRITTEN / 64]>,
     /// Linear pages that code was found at while `flushes` stood, one bit for many pages. Most pages that are dropped
     /// one by one are data's, and must not cost the jump cache.
     code_pages: [Box<[u64; CODE_PAGES / 64]>; 2],
@@ -48,60 +65,99 @@ pub struct Tlb {
 
 /// Bits in [`Tlb::code_pages`].
 const CODE_PAGES: usize = 1 << 15;
+/// Bits in [`Tlb::written`].
+const WRITTEN: usize = 1 << 16;
 
-/// The bit that stands for a linear page.
-fn code_bit(linear: u64) -> (usize, u64) {
-    let page = linear >> 12;
-    let bit = (page ^ page >> 15) as usize % CODE_PAGES;
+/// The bit of `bits` that stands for a page.
+fn bit(page: u64, bits: usize) -> (usize, u64) {
+    let bit = (page ^ page >> 15) as usize % bits;
     (bit / 64, 1 << (bit % 64))
 }
 
 impl Default for Tlb {
     fn default() -> Self {
-        let set = || vec![Entry::default(); ENTRIES];
         Self {
-            sets: [set(), set(), set()],
+            contexts: Default::default(),
+            current: 0,
+            next_context: 0,
+            supervisor: [None, None],
+            groups: 0,
             epoch: 1,
             last_epoch: 1,
             flushes: [0; 2],
             local_code: false,
-            contexts: [(0, 0); CONTEXTS],
-            next_context: 0,
+            written: Box::new([0; WRITTEN / 64]),
             code_pages: [Box::new([0; CODE_PAGES / 64]), Box::new([0; CODE_PAGES / 64])],
         }
     }
 }
 
 impl Tlb {
-    /// The first entry of a set, for [`crate::cpu::Cpu::tlb_entries`]: good as long as `self` lives.
-    pub fn set(&self, select: u8) -> *const Entry {
-        self.sets[(select as usize).min(2)].as_ptr()
-    }
-    /// Entries that never match: every access takes the slow path.
-    pub fn nothing() -> *const Entry {
-        static NOTHING: [Entry; ENTRIES] =
-            [Entry { read: 0, write: 0, addend: 0, physical_page: 0 }; ENTRIES];
-        NOTHING.as_ptr()
-    }
-    /// The entry a linear address would be in.
-    #[inline]
-    pub fn entry(&self, select: u8, linear: u64) -> &Entry {
-        // SAFETY: every set has ENTRIES entries and `select` is 0 to 2 (cpu.rs sets nothing else); both are masked or
-        // compared against constants here.
-        unsafe {
-            self.sets
-                .get_unchecked((select as usize).min(2))
-                .get_unchecked((linear >> 12) as usize & (ENTRIES - 1))
+    fn table(&mut self, select: u8) -> &mut Option<Table> {
+        match select {
+            USER => &mut self.contexts[self.current].table,
+            SUPERVISOR => &mut self.supervisor[0],
+            _ => &mut self.supervisor[1],
         }
     }
-    #[inline]
-    pub fn entry_mut(&mut self, select: u8, linear: u64) -> &mut Entry {
-        &mut self.sets[(select as usize).min(2)][(linear >> 12) as usize & (ENTRIES - 1)]
+    fn tables(&mut self) -> impl Iterator<Item = &mut Table> {
+        self.contexts.iter_mut().map(|c| &mut c.table).chain(&mut self.supervisor).flatten()
     }
-    /// The tag that a valid entry for this address holds now.
+    /// The entries for [`crate::cpu::Cpu::tlb_entries`]: good until the address space changes, as long as `self` lives.
+    pub fn set(&mut self, select: u8) -> Entries {
+        let table = self.table(select);
+        if table.is_none() {
+            match Table::new() {
+                Ok(t) => *table = Some(t),
+                Err(e) => {
+                    log::warn!("no memory for a soft TLB ({e}); every memory access of the guest is slow")
+                }
+            }
+        }
+        self.entries(select)
+    }
+    /// Entries that never match: every access takes the slow path.
+    pub fn nothing() -> Entries {
+        Entries::nothing()
+    }
+    /// The entries there are now.
     #[inline]
-    pub fn tag(&self, linear: u64) -> u64 {
-        linear & !0xfff | self.epoch
+    pub fn entries(&self, select: u8) -> Entries {
+        let table = match select {
+            USER => &self.contexts[self.current].table,
+            SUPERVISOR => &self.supervisor[0],
+            _ => &self.supervisor[1],
+        };
+        table.as_ref().map_or_else(Entries::nothing, Table::entries)
+    }
+    /// Enters what an access to `linear` found.
+    pub fn fill(&mut self, select: u8, linear: u64, found: Found) {
+        if found.plain_writes {
+            let (word, bit) = bit(found.host as u64 >> 12, WRITTEN);
+            self.written[word] |= bit;
+        }
+        let table = self.table(select);
+        let Some(t) = table else { return };
+        let scope = if select != USER && found.global { Scope::Global } else { Scope::Local };
+        if t.touch(linear) {
+            if self.groups >= GROUPS {
+                self.tables().for_each(Table::release);
+                self.groups = 0;
+                if let Some(t) = self.table(select) {
+                    t.touch(linear);
+                }
+            }
+            self.groups += 1;
+        }
+        if let Some(t) = self.table(select) {
+            t.fill(linear, found.host as u64, found.plain_writes, scope);
+        }
+    }
+    /// Makes stores to the page of `linear` take the slow path.
+    pub fn forbid_write(&mut self, select: u8, linear: u64) {
+        if let Some(t) = self.table(select) {
+            t.forbid_write(linear);
+        }
     }
     /// Names the address mapping as code at CPL 3 (`user`) or below it sees it: what is derived from it (code found by its
     /// linear address) is valid while it stands, or stands again. Below CPL 3 the code is global, and stays where it is
@@ -112,13 +168,21 @@ impl Tlb {
     }
     /// Drops everything, of all address spaces.
     pub fn flush(&mut self) {
-        self.contexts = [(0, 0); CONTEXTS];
+        for c in &mut self.contexts {
+            (c.pcid, c.epoch) = (0, 0);
+        }
+        self.tables().for_each(Table::clear);
+        self.written.fill(0);
         self.epoch = self.new_epoch();
         self.forget_jumps_of(false);
     }
     /// CR3 was loaded where there are no process-context identifiers: drops all but global pages.
     pub fn flush_local(&mut self) {
-        self.contexts = [(0, 0); CONTEXTS];
+        for c in &mut self.contexts {
+            (c.pcid, c.epoch) = (0, 0);
+        }
+        self.contexts.iter_mut().filter_map(|c| c.table.as_mut()).for_each(Table::clear);
+        self.supervisor.iter_mut().flatten().for_each(Table::clear_local);
         self.epoch = self.new_epoch();
         self.leave_local_code();
     }
@@ -128,12 +192,15 @@ impl Tlb {
             self.forget_jumps_of(false);
         }
     }
-    /// CR3 chooses another address space, whose entries are kept or dropped.
+    /// CR3 chooses another address space, whose entries are kept or dropped. [`Self::set`] gives other entries after this.
     pub fn switch(&mut self, pcid: u16, keep: bool) {
         self.leave_local_code();
-        let known = self.contexts.iter().position(|&(p, e)| p == pcid && e != 0);
+        // What supervisor accesses left of the address space that is left: pages of the program's own, mostly.
+        self.supervisor.iter_mut().flatten().for_each(Table::clear_local);
+        let known = self.contexts.iter().position(|c| c.pcid == pcid && c.epoch != 0);
         if let (Some(i), true) = (known, keep) {
-            self.epoch = self.contexts[i].1;
+            self.current = i;
+            self.epoch = self.contexts[i].epoch;
             return;
         }
         let i = known.unwrap_or_else(|| {
@@ -141,18 +208,24 @@ impl Tlb {
             self.next_context
         });
         self.epoch = self.new_epoch();
-        self.contexts[i] = (pcid, self.epoch);
+        self.current = i;
+        let c = &mut self.contexts[i];
+        (c.pcid, c.epoch) = (pcid, self.epoch);
+        c.table.iter_mut().for_each(Table::clear);
     }
     /// Drops the entries of one address space that is not the current one.
     pub fn forget(&mut self, pcid: u16) {
-        self.contexts.iter_mut().filter(|c| c.0 == pcid).for_each(|c| *c = (0, 0));
+        for c in self.contexts.iter_mut().filter(|c| c.pcid == pcid) {
+            (c.pcid, c.epoch) = (0, 0);
+        }
     }
-    /// An epoch that no entry has.
+    /// An epoch that no address space has.
     fn new_epoch(&mut self) -> u64 {
         self.last_epoch += 1;
         if self.last_epoch > 0xfff {
-            self.sets.iter_mut().for_each(|s| s.fill(Entry::default()));
-            self.contexts = [(0, 0); CONTEXTS];
+            for c in &mut self.contexts {
+                (c.pcid, c.epoch) = (0, 0);
+            }
             self.forget_jumps();
             self.last_epoch = 1;
         }
@@ -169,30 +242,43 @@ impl Tlb {
     }
     /// Code was found at a linear address, for CPL 3 or below, and the finding is kept while [`Self::flushes`] stands.
     pub fn note_code_page(&mut self, linear: u64, user: bool, global: bool) {
-        let (word, bit) = code_bit(linear);
+        let (word, bit) = bit(linear >> 12, CODE_PAGES);
         self.code_pages[!user as usize][word] |= bit;
         self.local_code |= !user && !global;
     }
-    /// Drops one page in every set.
+    /// Drops one page in every address space.
     pub fn flush_page(&mut self, linear: u64) {
-        let (word, bit) = code_bit(linear);
+        let (word, bit) = bit(linear >> 12, CODE_PAGES);
         for user in [true, false] {
             if self.code_pages[!user as usize][word] & bit != 0 {
                 self.forget_jumps_of(user);
             }
         }
-        for select in 0..3 {
-            *self.entry_mut(select, linear) = Entry::default();
-        }
+        self.tables().for_each(|t| t.drop_page(linear));
     }
     /// Makes stores to every page take the slow path once.
     pub fn forbid_all_writes(&mut self) {
-        self.sets.iter_mut().flatten().for_each(|e| e.write = 0);
+        self.tables().for_each(Table::forbid_all_writes);
     }
-    /// Makes stores to a physical page take the slow path.
-    pub fn forbid_writes(&mut self, physical_page: u64) {
-        for e in self.sets.iter_mut().flatten().filter(|e| e.physical_page == physical_page) {
-            e.write = 0;
+    /// Makes stores to the page of RAM at a host address take the slow path.
+    pub fn forbid_writes(&mut self, host: *const u8) {
+        let host = host as u64 & !0xfff;
+        let (word, mask) = bit(host >> 12, WRITTEN);
+        if self.written[word] & mask == 0 {
+            return;
         }
+        // Having to look at all entries, it finds out which bits still stand for one.
+        let mut written = std::mem::replace(&mut self.written, Box::new([0; WRITTEN / 64]));
+        written.fill(0);
+        self.tables().for_each(|t| {
+            t.forbid_writes(host, |host| {
+                let (word, mask) = bit(host >> 12, WRITTEN);
+                written[word] |= mask;
+            });
+        });
+        self.written = written;
     }
 }
+
+#[cfg(test)]
+mod tests;

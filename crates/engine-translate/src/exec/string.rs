@@ -332,14 +332,71 @@ fn chunk<O: StringOp, W: Word>(cpu: &mut Cpu, op: &Op, walk: &Walk, count: u64) 
 /// CMPS and SCAS: what to compare, and whether through RSI.
 trait Comparison: 'static {
     const SI: bool;
+    /// Compares up to `n` elements, at least one, while ZF is as `EQUAL` says; what is left of `n`, and the flags of the
+    /// last comparison.
+    ///
+    /// # Safety
+    /// `n` elements from each address the instruction uses, in the direction given, are valid.
+    unsafe fn many<W: Word, const EQUAL: bool>(
+        a: u64,
+        si: *const W,
+        di: *const W,
+        n: u64,
+        down: bool,
+    ) -> (u64, u16);
+}
+
+/// The host's own instruction of a [`Comparison`].
+macro_rules! host_comparison {
+    ($n:ident, $si:ident, $di:ident, $a:ident, $down:ident, $rep:literal, $instruction:literal) => {{
+        let (left, flags): (u64, u64);
+        // SAFETY: the caller's ranges; the direction flag is cleared again.
+        unsafe {
+            if $down {
+                asm!("std", concat!($rep, " ", $instruction), "cld", "lahf", "seto al",
+                    inout("rcx") $n => left, inout("rsi") $si => _, inout("rdi") $di => _, inout("rax") $a => flags,
+                    options(nostack, readonly));
+            } else {
+                asm!(concat!($rep, " ", $instruction), "lahf", "seto al",
+                    inout("rcx") $n => left, inout("rsi") $si => _, inout("rdi") $di => _, inout("rax") $a => flags,
+                    options(nostack, readonly));
+            }
+        }
+        (left, flags as u16)
+    }};
+}
+
+macro_rules! host_comparisons {
+    ($b:literal, $w:literal, $d:literal, $q:literal) => {
+        unsafe fn many<W: Word, const EQUAL: bool>(
+            a: u64,
+            si: *const W,
+            di: *const W,
+            n: u64,
+            down: bool,
+        ) -> (u64, u16) {
+            match (W::SIZE, EQUAL) {
+                (1, true) => host_comparison!(n, si, di, a, down, "repe", $b),
+                (2, true) => host_comparison!(n, si, di, a, down, "repe", $w),
+                (4, true) => host_comparison!(n, si, di, a, down, "repe", $d),
+                (_, true) => host_comparison!(n, si, di, a, down, "repe", $q),
+                (1, false) => host_comparison!(n, si, di, a, down, "repne", $b),
+                (2, false) => host_comparison!(n, si, di, a, down, "repne", $w),
+                (4, false) => host_comparison!(n, si, di, a, down, "repne", $d),
+                (_, false) => host_comparison!(n, si, di, a, down, "repne", $q),
+            }
+        }
+    };
 }
 struct Cmps;
 impl Comparison for Cmps {
     const SI: bool = true;
+    host_comparisons!("cmpsb", "cmpsw", "cmpsd", "cmpsq");
 }
 struct Scas;
 impl Comparison for Scas {
     const SI: bool = false;
+    host_comparisons!("scasb", "scasw", "scasd", "scasq");
 }
 
 #[inline(always)]
@@ -366,31 +423,92 @@ fn compare<C: Comparison, W: Word>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     compare_one::<C, W>(cpu, op, &walk)
 }
 
+/// As many elements as the host can compare at once, as in [`chunk`]; how many it did, with the flags of the last in the
+/// vCPU. Raises nothing: what doesn't go is done one by one.
+fn compare_chunk<C: Comparison, W: Word, const EQUAL: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+    walk: &Walk,
+    count: u64,
+) -> Guest<u64> {
+    if cpu.alignment_check || cpu.sys.watching {
+        return Ok(0);
+    }
+    let mut n = count;
+    let di = walk.di::<W>(cpu, false)?;
+    n = n.min(walk.room::<W>(cpu, RDI, di));
+    let mut si = 0;
+    if C::SI {
+        si = walk.si::<W>(cpu, op)?;
+        n = n.min(walk.room::<W>(cpu, RSI, si));
+    }
+    if n == 0 {
+        return Ok(0);
+    }
+    let len = n * W::SIZE as u64;
+    let below = if walk.down() { len - W::SIZE as u64 } else { 0 };
+    let in_segment = |cpu: &Cpu, r: usize, seg: usize| {
+        cpu.mode.is64() || cpu.segment_allows(seg, (cpu.regs[r] & walk.mask) - below, len, false)
+    };
+    if !in_segment(cpu, RDI, ES) || C::SI && !in_segment(cpu, RSI, op.seg as usize) {
+        return Ok(0);
+    }
+    let Some((to, _)) = cpu.host_pointer(di - below, len, false)? else { return Ok(0) };
+    let mut from = std::ptr::null_mut();
+    if C::SI {
+        let Some((p, _)) = cpu.host_pointer(si - below, len, false)? else { return Ok(0) };
+        from = p.wrapping_add(below as usize);
+    }
+    let to = to.wrapping_add(below as usize);
+    let a = W::get(cpu, RAX as u8).wide();
+    // SAFETY: `host_pointer` gave memory valid for all `n` elements; looking up the second leaves the first mapped.
+    let (left, flags) = unsafe { C::many::<W, EQUAL>(a, from.cast(), to.cast(), n, walk.down()) };
+    cpu.status = flags;
+    let done = n - left;
+    if C::SI {
+        walk.advance(cpu, RSI, done);
+    }
+    walk.advance(cpu, RDI, done);
+    Ok(done)
+}
+
 /// Goes on while the count lasts and ZF is as REPE or REPNE wants it.
 fn repeat_compare<C: Comparison, W: Word, const EQUAL: bool>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let walk = Walk::new::<W>(cpu, op);
-    let limit = if one_at_a_time(cpu) { 1 } else { ELEMENTS };
+    let single = one_at_a_time(cpu);
     let before = cpu.status;
-    for _ in 0..limit {
+    let (mut chunks, mut elements) = (0, 0);
+    while chunks < CHUNKS && elements < ELEMENTS {
         let count = cpu.regs[RCX] & walk.mask;
         if count == 0 {
             return leave(cpu, op, true);
         }
-        if compare_one::<C, W>(cpu, op, &walk).is_err() {
-            // The flags are those before the instruction (SDM 2B 4.3, "REP").
-            cpu.status = before;
-            return Err(Raised);
+        let done = if single { Ok(0) } else { compare_chunk::<C, W, EQUAL>(cpu, op, &walk, count) };
+        let mut done = done.unwrap_or_else(|Raised| {
+            cpu.fault = None;
+            0
+        });
+        chunks += (done > 0) as u32;
+        if done == 0 {
+            if compare_one::<C, W>(cpu, op, &walk).is_err() {
+                // The flags are those before the instruction (SDM 2B 4.3, "REP").
+                cpu.status = before;
+                return Err(Raised);
+            }
+            done = 1;
+            elements += 1;
         }
-        cpu.set_masked(RCX, walk.mask, count - 1);
+        cpu.set_masked(RCX, walk.mask, count - done);
         let zf = cpu.status & 1 << 14 != 0;
-        if count == 1 || zf != EQUAL {
+        if count == done || zf != EQUAL {
             return leave(cpu, op, true);
         }
+        if single {
+            return leave(cpu, op, false);
+        }
     }
-    if limit > 1 {
-        // So that a fault in a later part finds them, too.
-        cpu.status = before;
-    }
+    // So that a fault in a later part finds them, too.
+    cpu.status = before;
     leave(cpu, op, false)
 }
 

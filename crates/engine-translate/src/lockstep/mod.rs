@@ -106,6 +106,7 @@ impl Lockstep {
         follower.in_step = Step::Chain;
         follower.table_updates = Some(Vec::new());
         (cpu.t1.threshold, cpu.t1.counting) = (0, true);
+        cpu.t1.exact_flags = true;
         cpu.in_step = Step::Alone;
         cpu.table_updates = Some(Vec::new());
         let (last, counts, told) = (None, Counts::default(), 0);

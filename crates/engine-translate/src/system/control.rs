@@ -128,7 +128,10 @@ pub(super) fn invpcid(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let current = if pcids { (cpu.cr3 & 0xfff) as u16 } else { 0 };
     match kind {
         0 => cpu.flush_page(linear),
-        1 if pcid as u16 == current && pcids => cpu.tlb.switch(current, false),
+        1 if pcid as u16 == current && pcids => {
+            cpu.tlb.switch(current, false);
+            cpu.select_tlb(cpu.tlb_select);
+        }
         1 if pcids => cpu.tlb.forget(pcid as u16),
         _ => cpu.tlb.flush(),
     }

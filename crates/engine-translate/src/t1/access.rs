@@ -1,22 +1,19 @@
 //! Memory operands: the effective address, and the inline look at the soft TLB.
 //!
-//! The flags must be saved before any of this; RAX and R14 are clobbered.
+//! A [`table`](crate::tlb) of the soft TLB begins at the host's GS base. The flags must be saved before any of this, where
+//! they are live; RAX and R14 are clobbered.
 
-use super::asm::{Label, Mem, NOT_EQUAL, R8, R9, R14, RAX};
-use super::compile::Compiler;
+use super::asm::{ABOVE, EQUAL, Label, Mem, NOT_EQUAL, R8, R9, R14, RAX};
+use super::compile::{Compiler, Tail};
+use super::groups::{Access, Role};
 use super::registers::{self, Place, STACK, slot};
 use super::runtime::field;
 use super::segments;
-use crate::cpu::{Cpu, FS, GS, Mode, SS};
+use crate::cpu::{FS, GS, Mode, SS};
 use crate::op::Op;
-use crate::tlb::{ENTRIES, Entry};
+use crate::tlb::{ADDEND, READ, WRITE};
+use address::PAGE_SIZE;
 use iced_x86::{Instruction, Register};
-use std::mem::offset_of;
-
-const _: () = assert!(size_of::<Entry>() == 32 && ENTRIES.is_power_of_two());
-/// What a linear address shifted right by [`ENTRY_SHIFT`] keeps: the entry's offset in the set.
-const ENTRY_MASK: u32 = (ENTRIES as u32 - 1) * 32;
-const ENTRY_SHIFT: u8 = 7;
 
 /// What an address starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +25,7 @@ pub enum Base {
 }
 
 /// A memory operand.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ea {
     pub base: Base,
     pub index: Option<Place>,
@@ -48,6 +45,12 @@ impl Ea {
             _ => None,
         }
     }
+}
+
+/// Where a group's addend is.
+fn addend(group: usize) -> Mem {
+    let Mem { disp, .. } = field!(groups);
+    Mem::cpu(disp as usize + group * 8)
 }
 
 impl Compiler<'_> {
@@ -165,48 +168,97 @@ impl Compiler<'_> {
         }
     }
 
-    /// Looks an access of `size` bytes, which has to lie on a multiple of `align`, up in the soft TLB: goes to `miss`, or
-    /// R14 becomes what is to be added to the linear address.
+    /// An instruction with RAX or R14 and what an array of the table holds for the page whose number R14 is.
+    fn table(&mut self, opcode: u8, reg: u8, array: usize) {
+        self.a.bytes(&[0x65]);
+        self.a.rm(true, &[opcode], reg, Mem { base: None, index: Some(R14), scale: 3, disp: array as i32 });
+    }
+
+    /// Finds the page of an access of `size` bytes, which has to lie on a multiple of `align`: goes to `miss`, or R14
+    /// becomes what is to be added to the linear address.
     pub fn check(&mut self, ea: &Ea, size: usize, align: u32, write: bool, miss: Label) {
-        let last = size as i32 - 1;
-        let plain = ea.plain().and_then(|h| Some((h, ea.disp.checked_add(last)?)));
-        if let Some((host, end)) = plain {
-            if ea.disp == 0 {
-                self.a.rr(false, &[0x8b], R14, host);
-            } else {
-                self.a.rm(false, &[0x8d], R14, Mem::at(host, ea.disp));
-            }
-            self.a.lea(RAX, Mem::at(host, end));
-        } else if !self.mode.is64() {
-            self.legacy(ea, size, write, miss);
-            self.a.rr(false, &[0x8b], R14, R8);
-            self.a.lea(RAX, Mem::at(R8, last));
-        } else {
-            self.linear(ea);
-            self.a.rr(false, &[0x8b], R14, RAX);
-            if last > 0 {
-                self.a.lea(RAX, Mem::at(RAX, last));
-            }
-        }
+        let access = Access { ea: *ea, size, write };
+        let role = match self.planned.get(self.current) {
+            Some(&Some((planned, role))) if planned == access => role,
+            _ => return self.look(ea, size, align, write, miss),
+        };
+        let first = match role {
+            Role::First { .. } => true,
+            Role::Other { group } if self.led & 1 << group != 0 => false,
+            Role::Other { .. } => return self.look(ea, size, align, write, miss),
+        };
         if align > 1 {
-            // test r14d, align - 1
-            self.a.rr(false, &[0xf7], 0, R14);
+            self.linear(ea);
+            // test eax, align - 1
+            self.a.bytes(&[0xa9]);
             self.a.bytes(&(align - 1).to_le_bytes());
             self.a.jump_if(NOT_EQUAL, miss);
         }
-        // shr r14d, 7; and r14d, mask; add r14, [set]
+        let (alone, found) = (self.a.label(), self.a.label());
+        let group = match role {
+            Role::First { group, disp, len, write } => {
+                self.look(&Ea { disp, ..*ea }, len, 1, write, alone);
+                self.a.store(addend(group), R14);
+                self.led |= 1 << group;
+                group
+            }
+            Role::Other { group } => {
+                self.a.load(R14, addend(group));
+                // test r14, r14
+                self.a.rr(true, &[0x85], R14, R14);
+                self.a.jump_if(EQUAL, alone);
+                group
+            }
+        };
+        self.a.bind(found);
+        let first = first.then_some(group);
+        self.tails.push(Tail::Alone { from: alone, ea: *ea, size, write, miss, found, first });
+    }
+
+    /// Looks up an access of a group that is not in one page, or not in the TLB.
+    pub fn check_alone(&mut self, ea: &Ea, size: usize, write: bool, miss: Label, first: Option<usize>) {
+        if let Some(group) = first {
+            self.a.rm(true, &[0xc7], 0, addend(group));
+            self.a.bytes(&[0; 4]);
+        }
+        self.look(ea, size, 1, write, miss);
+    }
+
+    /// Looks an access up in the soft TLB.
+    fn look(&mut self, ea: &Ea, size: usize, align: u32, write: bool, miss: Label) {
+        let tags = if write { WRITE } else { READ };
+        let register = if self.mode.is64() {
+            ea.plain().filter(|_| ea.disp == 0)
+        } else {
+            self.legacy(ea, size, write, miss);
+            Some(R8)
+        };
+        if register.is_none() {
+            self.linear(ea);
+        }
+        // mov r14d, address; shr r14d, 12
+        self.a.rr(false, &[0x8b], R14, register.unwrap_or(RAX));
         self.a.rr(false, &[0xc1], 5, R14);
-        self.a.bytes(&[ENTRY_SHIFT]);
-        self.a.rr(false, &[0x81], 4, R14);
-        self.a.bytes(&ENTRY_MASK.to_le_bytes());
-        self.a.rm(true, &[0x03], R14, Mem::cpu(offset_of!(Cpu, tlb_entries)));
-        // The page of the last byte: an access across pages finds no match. and rax, -4096
-        self.a.bytes(&[0x48, 0x25, 0, 0xf0, 0xff, 0xff]);
-        let tag = if write { offset_of!(Entry, write) } else { offset_of!(Entry, read) };
-        self.a.rm(true, &[0x33], RAX, Mem::at(R14, tag as i32));
-        self.a.rm(true, &[0x3b], RAX, field!(epoch));
-        self.a.jump_if(NOT_EQUAL, miss);
-        self.a.load(R14, Mem::at(R14, offset_of!(Entry, addend) as i32));
+        self.a.bytes(&[12]);
+        // The address without the page: more than an offset, where the entry is another page's.
+        match register {
+            Some(host) => {
+                self.table(0x8b, RAX, tags);
+                self.a.rr(true, &[0x33], RAX, host);
+            }
+            None => self.table(0x33, RAX, tags),
+        }
+        // cmp rax, the last offset from where the access doesn't reach into the next page
+        self.a.bytes(&[0x48, 0x3d]);
+        self.a.bytes(&(PAGE_SIZE as u32 - size as u32).to_le_bytes());
+        self.a.jump_if(ABOVE, miss);
+        if align > 1 {
+            // test eax, align - 1
+            self.a.bytes(&[0xa9]);
+            self.a.bytes(&(align - 1).to_le_bytes());
+            self.a.jump_if(NOT_EQUAL, miss);
+        }
+        self.table(0x8b, R14, ADDEND);
     }
 
     /// The host address of an access that was checked. With `free`, RAX isn't part of it.
@@ -214,14 +266,59 @@ impl Compiler<'_> {
         if !self.mode.is64() {
             return Mem::sum(R8, R14, 0);
         }
-        if let Some(host) = ea.plain() {
-            return Mem::sum(host, R14, ea.disp);
+        if ea.size != 8 {
+            // The sum is cut to 32 bits before it's one.
+            self.linear(ea);
+            if !free {
+                return Mem::sum(RAX, R14, 0);
+            }
+            self.a.lea(R14, Mem::sum(RAX, R14, 0));
+            return Mem::at(R14, 0);
         }
-        self.linear(ea);
-        if !free {
-            return Mem::sum(RAX, R14, 0);
+        if let Some(seg) = ea.seg {
+            self.a.rm(true, &[0x03], R14, segments::base(seg));
         }
-        self.a.lea(R14, Mem::sum(RAX, R14, 0));
-        Mem::at(R14, 0)
+        let base = match ea.base {
+            Base::None => None,
+            Base::Register(Place::Host(h)) => Some(h),
+            Base::Register(Place::Slot(n)) => {
+                self.a.rm(true, &[0x03], R14, slot(n));
+                None
+            }
+            Base::Page => {
+                self.a.rm(true, &[0x03], R14, field!(page_rip));
+                None
+            }
+        };
+        let index = match ea.index {
+            None => {
+                return Mem {
+                    base: Some(base.unwrap_or(R14)),
+                    index: base.map(|_| R14),
+                    scale: 0,
+                    disp: ea.disp,
+                };
+            }
+            Some(Place::Host(h)) => h,
+            Some(Place::Slot(n)) => {
+                self.a.load(RAX, slot(n));
+                RAX
+            }
+        };
+        let scaled = Mem { base: Some(R14), index: Some(index), scale: ea.scale, disp: 0 };
+        let Some(base) = base else {
+            if free && index == RAX {
+                self.a.lea(R14, scaled);
+                return Mem::at(R14, ea.disp);
+            }
+            return Mem { disp: ea.disp, ..scaled };
+        };
+        if free || index == RAX {
+            self.a.lea(R14, scaled);
+            return Mem::sum(base, R14, ea.disp);
+        }
+        // Not on the way from the table to the access.
+        self.a.lea(RAX, Mem { base: Some(base), index: Some(index), scale: ea.scale, disp: ea.disp });
+        Mem::sum(RAX, R14, 0)
     }
 }

@@ -1,7 +1,9 @@
 //! From a block to host code.
 
+use super::access::Ea;
 use super::asm::{Asm, Label, Mem, NOT_EQUAL, R14, RAX, SIGN};
-use super::flags::Flags;
+use super::flags::{Flags, live};
+use super::groups::{self, Access, Role};
 use super::live::Live;
 use super::registers::slot;
 use super::runtime::{Shared, drop_returns, field};
@@ -33,6 +35,8 @@ pub enum Tail {
     Handler { from: Label, resume: Option<Label>, op: usize, flags: bool, live: Live, fpu: bool },
     /// Load vector or x87 registers and go on at `resume`; or, if T0 is to execute op `op`, behind that.
     Begin { from: Label, resume: Label, op: usize, need: Live },
+    /// An access that its group has nothing for: looked up by itself, then on at `found`. The first of a group notes that.
+    Alone { from: Label, ea: Ea, size: usize, write: bool, miss: Label, found: Label, first: Option<usize> },
     /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page.
     Link { from: Label, site: usize, delta: i32 },
     /// On at `delta` from the page.
@@ -51,6 +55,14 @@ pub enum Tail {
 pub struct Compiler<'a> {
     pub a: Asm,
     pub flags: Flags,
+    /// For each op, whether it or anything after it reads flags that were set before it.
+    pub flags_live: Vec<bool>,
+    /// The op being translated.
+    pub current: usize,
+    /// For each op, the access that has to do with a group.
+    pub planned: Vec<Option<(Access, Role)>>,
+    /// Groups whose first access was translated, one bit each.
+    pub led: u32,
     pub ops: &'a [Op],
     pub mode: Mode,
     /// Where it is bound to.
@@ -84,13 +96,15 @@ pub struct Site {
     pub rip: u64,
     pub linear: u64,
     pub bound: Option<Place>,
+    /// Status flags are right at every fault.
+    pub exact_flags: bool,
 }
 
 /// Translates a block, for a place at `origin`. `None` if it can't be.
 ///
 /// The bytes are read again: the block has to be [`Block::valid`] after this.
 pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, shared: Shared) -> Option<Made> {
-    let Site { mode, rip, linear, bound } = site;
+    let Site { mode, rip, linear, bound, exact_flags } = site;
     let (counter, generation) = block.generation()?;
     let page_number = i32::try_from(block.pages[0]).ok()?;
     let offset = (linear % PAGE_SIZE) as u32;
@@ -117,6 +131,10 @@ pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, sha
     let mut c = Compiler {
         a,
         flags: Flags::Saved,
+        flags_live: live(&instructions, exact_flags),
+        current: 0,
+        planned: Vec::new(),
+        led: 0,
         ops: &block.ops,
         mode,
         bound,
@@ -134,6 +152,7 @@ pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, sha
         factory: InstructionInfoFactory::new(),
         encoder: Encoder::new(64),
     };
+    c.planned = groups::plan(&mut c, &instructions);
     c.enter_page();
     c.a.bind(linked);
     if counting {
@@ -142,6 +161,7 @@ pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, sha
         c.a.jump_if(SIGN, empty);
     }
     for (k, i) in instructions.iter().enumerate() {
+        c.current = k;
         if block.ops[k].flow == Flow::Next {
             c.attempt(|c| c.instruction(k, i)).or_else(|| c.call_handler(k))?;
         } else {
@@ -360,6 +380,11 @@ impl Compiler<'_> {
                     self.a.bind(refused);
                     self.handler(op, self.shared.call_op);
                     self.after_handler(op);
+                }
+                Tail::Alone { from, ea, size, write, miss, found, first } => {
+                    self.a.bind(from);
+                    self.check_alone(&ea, size, write, miss, first);
+                    self.a.jump(found);
                 }
                 Tail::Link { from, site, delta } => {
                     self.a.bind(from);

@@ -62,7 +62,8 @@ impl Cpu {
     /// Copies to where translated code looks what handlers may have changed.
     #[inline]
     fn refresh_translated(&mut self) {
-        self.t1.epoch = self.tlb.tag(0);
+        super::gs::set_base(self.tlb_entries.address());
+        self.t1.groups = Default::default();
         let guard = self.jump_guard();
         if self.t1.guard != guard {
             self.t1.guard = guard;
@@ -123,7 +124,7 @@ impl Cpu {
         // Again only after another lap of T0, if it can't be done now.
         block.translation.heat.store(0, Relaxed);
         if self.t1.runtime.is_none() {
-            match Runtime::new(self.t1.counting) {
+            match super::gs::try_base().and_then(|()| Runtime::new(self.t1.counting)) {
                 Ok(r) => {
                     self.t1.runtime = Some(Box::new(r));
                     self.choose_jumps();
@@ -141,7 +142,13 @@ impl Cpu {
         let memory = self.shared.memory.clone();
         let rip = self.regs[RIP];
         let bound = self.code_place(rip);
-        let site = Site { mode: self.mode, rip, linear: self.code_linear(rip), bound };
+        let site = Site {
+            mode: self.mode,
+            rip,
+            linear: self.code_linear(rip),
+            bound,
+            exact_flags: self.t1.exact_flags,
+        };
         let runtime = self.t1.runtime.as_mut()?;
         if runtime.full() {
             // The next block that is not found clears.

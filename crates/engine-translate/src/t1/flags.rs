@@ -2,7 +2,10 @@
 
 use super::asm::{Mem, RAX};
 use super::compile::Compiler;
+use super::forms;
+use super::vector::kind;
 use crate::cpu::Cpu;
+use iced_x86::{Instruction, Mnemonic, OpKind};
 use std::mem::offset_of;
 
 pub const STATUS: Mem = Mem::cpu(offset_of!(Cpu, status));
@@ -17,7 +20,58 @@ pub enum Flags {
     Both,
 }
 
+/// The status flags that an instruction reads, and those it sets whatever they were.
+fn effect(i: &Instruction) -> (u32, u32) {
+    use Mnemonic::*;
+    let modified = i.rflags_modified() & forms::STATUS;
+    match i.mnemonic() {
+        _ if forms::is_nop(i) => (0, 0),
+        Lea | Push | Pop | Leave | Div | Idiv | Cbw | Cwde | Cdqe | Cwd | Cdq | Cqo => (0, 0),
+        Mul | Imul | Cmpxchg => (0, forms::STATUS),
+        _ if kind(i).is_some() => (i.rflags_read() & forms::STATUS, modified),
+        m => {
+            let Some(form) = forms::plain(i) else { return (forms::STATUS, 0) };
+            let set = match m {
+                _ if !form.needs_flags => modified,
+                Shl | Sal | Shr | Sar => {
+                    let mask =
+                        if i.op0_register().size() == 8 || i.memory_size().size() == 8 { 63 } else { 31 };
+                    let moves = i.op_kind(1) == OpKind::Immediate8 && i.immediate8() & mask != 0;
+                    let defined = i.rflags_written() | i.rflags_cleared() | i.rflags_set();
+                    if moves { defined & forms::STATUS } else { 0 }
+                }
+                Rol | Ror | Rcl | Rcr | Shld | Shrd | Bt | Bts | Btr | Btc | Bsf | Bsr => 0,
+                _ => modified,
+            };
+            (i.rflags_read() & forms::STATUS, set)
+        }
+    }
+}
+
+/// For each instruction of a block, whether flags that were set before it are read by it or later. All are at the block's
+/// end; and everywhere, if they are to be `exact` at faults.
+pub fn live(instructions: &[Instruction], exact: bool) -> Vec<bool> {
+    let mut flags = forms::STATUS;
+    let mut live: Vec<bool> = instructions
+        .iter()
+        .rev()
+        .map(|i| {
+            let (read, set) = effect(i);
+            flags = flags & !set | read;
+            exact || flags != 0
+        })
+        .collect();
+    live.reverse();
+    live
+}
+
 impl Compiler<'_> {
+    /// Makes [`Cpu::status`] good before op `k`, if it or anything later reads flags that were set before it.
+    pub fn save_live_flags(&mut self, k: usize) {
+        if self.flags_live[k] {
+            self.save_flags();
+        }
+    }
     /// Makes [`Cpu::status`] good. Clobbers RAX; EFLAGS stay as they are.
     pub fn save_flags(&mut self) {
         if self.flags == Flags::Native {

@@ -11,7 +11,8 @@ pub struct Form {
     pub writes_flags: bool,
 }
 
-const STATUS: u32 =
+/// The status flags (SDM 1 3.4.3.1).
+pub const STATUS: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
 /// Extensions of the host's that instructions taken need.

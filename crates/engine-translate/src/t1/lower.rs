@@ -91,16 +91,16 @@ impl Compiler<'_> {
         let mut slow = None;
         if let Some(n) = memory {
             let ea = self.ea(i, op)?;
-            self.save_flags();
+            self.save_live_flags(k);
             let miss = self.slow(k);
             let size = i.memory_size().size();
             self.check(&ea, size, forms::alignment(i, size), writes(access[n as usize]), miss);
-            let m = self.host(&ea, form.needs_flags || loans[0].is_some());
+            let m = self.host(&ea, form.needs_flags && self.flags_live[k] || loans[0].is_some());
             self.flags = Flags::Saved;
             replace_memory(&mut out, m);
             slow = Some(miss);
         }
-        if form.needs_flags {
+        if form.needs_flags && self.flags_live[k] {
             self.need_flags();
         }
         self.load_loans(&loans);

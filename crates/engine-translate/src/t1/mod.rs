@@ -2,15 +2,16 @@
 //!
 //! - [`asm`], [`runtime`]: the assembler, the code memory, and the code that blocks share (entering, leaving, calling T0)
 //! - [`compile`]: a block, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
-//!   replaced; [`access`]: the inline look at the soft TLB; [`control`]: ends of blocks; [`special`]: implicit operands;
-//!   [`system`]: system instructions
+//!   replaced; [`access`]: the inline look at the soft TLB, [`groups`]: one look for several accesses; [`control`]: ends of
+//!   blocks; [`special`]: implicit operands; [`system`]: system instructions
 //! - [`segments`]: what 16- and 32-bit code needs; [`high_bytes`]: AH, CH, DH, BH; [`count`]: LOOP and JCXZ
 //! - [`vector`]: SSE, AVX, MMX and x87; [`live`]: their registers
 //! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are
+//! - [`gs`]: the host's GS base, where translated code finds the soft TLB
 //! - [`dispatch`]: what the executor does with it
 //!
-//! Guest registers have a host register each ([`registers`]), all but R12 to R15, which stay in the [`Cpu`]. RAX and R14
-//! are scratch, R15 points to the `Cpu`, RSP is the host's own stack. Whatever T1 does not take, and every access that
+//! Guest registers have a host register each ([`registers`]), all but R8 to R11, which stay in the [`Cpu`]. RAX and R14
+//! are scratch, R15 points to the `Cpu`, GS's base to the soft TLB, RSP is the host's own stack. Whatever T1 does not take, and every access that
 //! misses in the soft TLB, is a call of the instruction's T0 handler, so faults, devices, self-modifying code and odd
 //! instructions have one implementation only. Between blocks the status flags are in [`Cpu::status`].
 //!
@@ -26,6 +27,8 @@ mod count;
 mod dispatch;
 mod flags;
 mod forms;
+mod groups;
+mod gs;
 mod high_bytes;
 mod live;
 mod lower;
@@ -43,6 +46,7 @@ mod vector;
 mod vector_tests;
 
 pub(crate) use dispatch::Ran;
+pub use gs::forget_base as forget_gs_base;
 use runtime::Runtime;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -59,10 +63,10 @@ pub struct T1 {
     pending: *const AtomicU32,
     /// Where code counts: instructions that blocks may still begin before they return to the executor.
     fuel: i32,
+    /// Addends of the block's groups of accesses, or 0.
+    groups: [u64; groups::GROUPS],
     /// Linear address of the page being executed.
     page_rip: u64,
-    /// What the soft TLB's tags have in their low twelve bits.
-    epoch: u64,
     /// [`Cpu::jump_guard`].
     guard: u64,
     /// The jump cache in use.
@@ -87,7 +91,7 @@ pub struct T1 {
     masked: bool,
     /// What of each segment may be accessed, outside 64-bit code.
     rooms: [segments::Room; 6],
-    /// R8 to R11 while translated 16- and 32-bit code runs.
+    /// R12 to R15 while translated 16- and 32-bit code runs.
     upper: [u64; 4],
     /// A value on its way from memory to the stack.
     stash: u64,
@@ -106,6 +110,8 @@ pub struct T1 {
     /// Blocks count their instructions in [`Cpu::retired`], and come back to the executor after [`T1::budget`]. To be set
     /// before anything is translated.
     pub counting: bool,
+    /// Whether status flags are right at every fault, those included that no instruction would read.
+    pub exact_flags: bool,
     /// Instructions after which a chain comes back to the executor, where code counts.
     pub(crate) budget: i32,
     runtime: Option<Box<Runtime>>,
@@ -117,8 +123,8 @@ impl T1 {
         Self {
             pending,
             fuel: 0,
+            groups: [0; groups::GROUPS],
             page_rip: 0,
-            epoch: 0,
             guard: 0,
             jumps: std::ptr::null(),
             link_site: 0,
@@ -142,6 +148,7 @@ impl T1 {
             fault_seg: 0,
             threshold: THRESHOLD,
             counting: false,
+            exact_flags: false,
             budget: dispatch::FUEL_GIVEN,
             runtime: None,
         }

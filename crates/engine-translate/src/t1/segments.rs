@@ -1,6 +1,7 @@
 //! Segments in 16- and 32-bit code: what of each may be accessed, so that translated code needs one comparison.
 //!
-//! Registers R8 to R11 of the host's are scratch there. The guest's own, which only 64-bit code sees, are kept beside.
+//! Registers R8 to R11 of the host's are scratch there. The guest's that have their places in them, which only 64-bit code
+//! sees, are kept beside.
 
 use super::Translation;
 use super::asm::{ABOVE, Label, Mem, R8, RAX};
@@ -12,7 +13,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Guest registers that 16- and 32-bit code does not have and whose host registers are scratch there.
-const UPPER: Range<usize> = 8..12;
+const UPPER: Range<usize> = 12..16;
 
 /// Offsets from a segment's start that may be read, and written: all below these.
 pub type Room = [u64; 2];

@@ -10,7 +10,7 @@ use super::runtime::field;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 /// The host register of the guest's RBP.
-const FRAME: u8 = 5;
+pub const FRAME: u8 = 5;
 /// That of RDX.
 const UPPER: u8 = 2;
 
@@ -44,7 +44,7 @@ impl Compiler<'_> {
             OpKind::Register => Some(registers::place(registers::number(i.op0_register())?)),
             _ => None,
         };
-        self.save_flags();
+        self.save_live_flags(k);
         let slow = self.slow(k);
         let memory = i.op0_kind() == OpKind::Memory;
         if memory {
@@ -89,7 +89,7 @@ impl Compiler<'_> {
         }
         let size = i.stack_pointer_increment() as usize;
         let to = registers::place(registers::number(i.op0_register())?);
-        self.save_flags();
+        self.save_live_flags(k);
         let slow = self.slow(k);
         let ea = self.stack(STACK, 0);
         self.check(&ea, size, 1, false, slow);
@@ -125,7 +125,7 @@ impl Compiler<'_> {
             Code::Leaved => 4,
             _ => 8,
         };
-        self.save_flags();
+        self.save_live_flags(k);
         let slow = self.slow(k);
         let ea = self.stack(FRAME, 0);
         self.check(&ea, size, 1, false, slow);
@@ -144,7 +144,7 @@ impl Compiler<'_> {
         let mut slow = None;
         if i.op0_kind() == OpKind::Memory {
             let ea = self.ea(i, &self.ops[k])?;
-            self.save_flags();
+            self.save_live_flags(k);
             let miss = self.slow(k);
             self.check(&ea, i.memory_size().size(), 1, false, miss);
             let m = self.host(&ea, true);
@@ -181,7 +181,7 @@ impl Compiler<'_> {
         let mut out = *i;
         out.set_op1_register(register(new, r.size()));
         let ea = self.ea(i, &self.ops[k])?;
-        self.save_flags();
+        self.save_live_flags(k);
         let slow = self.slow(k);
         let size = i.memory_size().size();
         self.check(&ea, size, alignment(i, size), true, slow);
@@ -205,7 +205,7 @@ impl Compiler<'_> {
             return None;
         }
         let wide = size == 8;
-        self.save_flags();
+        self.save_live_flags(k);
         let slow = self.slow(k);
         let divisor = if memory {
             let ea = self.ea(i, &self.ops[k])?;
@@ -241,7 +241,9 @@ impl Compiler<'_> {
             self.a.jump_if(BELOW_OR_EQUAL, slow);
         }
         // Processors leave flags as they were, or don't.
-        self.need_flags();
+        if self.flags_live[k] {
+            self.need_flags();
+        }
         self.a.copy(RAX, ACCUMULATOR);
         let extension = if i.mnemonic() == Mnemonic::Div { 6 } else { 7 };
         self.a.rr(wide, &[0xf7], extension, divisor);

@@ -329,6 +329,7 @@ fn limit_fault_in_a_block_leaves_everything_before_it_and_nothing_after() {
         "add eax, edx", "inc ebx", "mov ecx, fs:[edi]", "inc ebx", "xor eax, eax");
     for (limit, right) in [(0xfff, 0xc093), (u32::MAX, 0xc013), (0x2000, 0xc097), (u32::MAX, 0xc099)] {
         let mut cpu = translating(cpu32, code);
+        cpu.t1.exact_flags = true;
         cpu.seg[FS] = Segment { selector: 0x30, base: DATA, limit, attributes: right, unusable: false };
         cpu.update_mode();
         for n in 1..4 {

@@ -123,7 +123,7 @@ impl Compiler<'_> {
         let mut slow = None;
         if let Some(n) = memory {
             let ea = self.ea(i, op)?;
-            self.save_flags();
+            self.save_live_flags(k);
             let miss = if kind.fpu { self.slow_fpu(k) } else { self.slow(k) };
             let align = alignment(i) as u32 + 1;
             self.check(&ea, i.memory_size().size(), align, writes(access[n as usize]), miss);

@@ -79,6 +79,13 @@ impl Sides {
             return None;
         }
         let mut tiers = self.tiers.each_mut().map(|t| t.run(&code, &s.start, &s.data));
+        const STATUS: u64 = 0x8d5;
+        for (tier, ours) in self.tiers.iter().zip(&mut tiers) {
+            if !tier.exact_flags() && ours.ending != Ending::Ran {
+                let flags = &mut ours.registers.rflags;
+                *flags = *flags & !STATUS | native.registers.rflags & STATUS;
+            }
+        }
         // Whether bytes not selected may fault is the processor's choice (SDM 2B, "MASKMOVQ").
         let masked = |i: &Item| {
             matches!(

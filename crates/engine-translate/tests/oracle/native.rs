@@ -107,6 +107,7 @@ impl Native {
             asm!("ud2");
             SESSION.set(null_mut());
         }
+        engine_translate::t1::forget_gs_base();
         assert!(self.session.phase == Phase::Done, "the handler was not reached");
         let mut after = vec![0; data.len()];
         // SAFETY: as above.

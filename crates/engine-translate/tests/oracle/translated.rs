@@ -41,6 +41,7 @@ pub struct Translated {
     memory: Arc<GuestMemory>,
     cpu: Cpu,
     age: u32,
+    exact_flags: bool,
 }
 
 impl Translated {
@@ -68,7 +69,12 @@ impl Translated {
         }
         memory.load(GuestPhys(READ_ONLY), read_only).unwrap();
         let cpu = vcpu(&memory, base);
-        Self { tier, base, memory, cpu, age: 0 }
+        Self { tier, base, memory, cpu, age: 0, exact_flags: true }
+    }
+
+    /// Whether status flags are right at a fault though nothing reads them. They are in every other vCPU.
+    pub fn exact_flags(&self) -> bool {
+        self.tier == Tier::T0 || self.exact_flags
     }
 
     /// As `Native::run`.
@@ -77,12 +83,14 @@ impl Translated {
         if self.age > LIFE {
             self.age = 0;
             self.cpu = vcpu(&self.memory, self.base);
+            self.exact_flags = !self.exact_flags;
         }
         self.memory.load(GuestPhys(DATA), data).unwrap();
         let mut page = code.to_vec();
         page.push(END);
         page.resize(0x1000, 0xcc);
         self.memory.load(GuestPhys(CODE), &page).unwrap();
+        self.cpu.t1.exact_flags = self.exact_flags;
         let cpu = &mut self.cpu;
         let memory = &self.memory;
         cpu.seg = start.seg.map(|selector| segment(memory, selector));

@@ -65,7 +65,8 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_clock_nanosleep,
     libc::SYS_gettimeofday,
     libc::SYS_nanosleep,
-    // Threads, signals, the process's end.
+    // Threads, signals, the process's end. Translated code finds the soft TLB by GS.
+    libc::SYS_arch_prctl,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_futex,
