@@ -1,4 +1,4 @@
-//! Decoded blocks and their cache.
+//! Decoded blocks: how they are found and made. They are kept in [`crate::cache`].
 
 use crate::cpu::{CS, Cpu, Mode, RIP};
 use crate::decode;
@@ -8,33 +8,72 @@ use crate::paging::Access;
 use crate::t1::Translation;
 use crate::tlb;
 use address::{GuestPhys, PAGE_SIZE};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
+use std::ops::Deref;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Most instructions in a block.
 pub const MAX_OPS: usize = 64;
-/// Ops kept before the whole cache is dropped: bounds its memory to some 60 MiB a vCPU.
-const MAX_CACHED_OPS: usize = 1 << 20;
 const JUMP_CACHE: usize = 1 << 14;
+
+/// What a block is found by: the physical address of its first byte, and the mode.
+pub type Key = (u64, u8);
 
 /// A run of instructions that ends with the first that may set RIP, or needs the outer loop's look.
 pub struct Block {
-    pub ops: Box<[Op]>,
+    pub ops: Ops,
     /// Bytes of all its instructions.
     pub len: u32,
     /// The pages it was decoded from: their generations then, and now. The second only where it crosses.
-    generations: [Option<(Generation, u32)>; 2],
+    pub(crate) generations: Generations,
     /// Physical page numbers of the same.
     pub pages: [u64; 2],
+    /// What it is found by.
+    pub(crate) key: Key,
+    /// The number of the cache's segment that it lies in.
+    pub(crate) segment: u64,
     /// What it became, once it was executed often.
     pub translation: Translation,
 }
 
+/// The ops of a block, which lie where the block does.
+#[derive(Clone, Copy)]
+pub struct Ops {
+    start: NonNull<Op>,
+    count: usize,
+}
+
+impl Ops {
+    /// # Safety
+    /// There are `count` ops at `start`, as long as this value or a copy of it is used.
+    pub(crate) unsafe fn new(start: NonNull<Op>, count: usize) -> Self {
+        Self { start, count }
+    }
+}
+
+impl Deref for Ops {
+    type Target = [Op];
+    #[inline]
+    fn deref(&self) -> &[Op] {
+        // SAFETY: as `new` was told.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    }
+}
+
+/// A block before it has a place.
+pub struct Decoded {
+    pub(crate) ops: Vec<Op>,
+    pub(crate) len: u32,
+    pub(crate) generations: Generations,
+    pub(crate) pages: [u64; 2],
+}
+
+/// For each of its pages the counter, and its value when the block was decoded.
+pub(crate) type Generations = [Option<(Generation, u32)>; 2];
+
 /// A page's generation counter; the memory it lies in outlives the blocks of a [`Cpu`] with that memory.
 #[derive(Clone, Copy)]
-struct Generation(*const AtomicU32);
+pub(crate) struct Generation(*const AtomicU32);
 
 // SAFETY: it points to an atomic, which any thread may use.
 unsafe impl Send for Generation {}
@@ -42,6 +81,11 @@ unsafe impl Send for Generation {}
 unsafe impl Sync for Generation {}
 
 impl Block {
+    /// The same once more.
+    pub(crate) fn again(&self) -> Decoded {
+        let Self { ops, len, generations, pages, .. } = self;
+        Decoded { ops: ops.to_vec(), len: *len, generations: *generations, pages: *pages }
+    }
     /// The counter of the page it lies in and its value when the block was decoded; `None` where it lies in two.
     pub fn generation(&self) -> Option<(*const AtomicU32, u32)> {
         match self.generations {
@@ -49,11 +93,17 @@ impl Block {
             _ => None,
         }
     }
+    /// Executions in T0 before a block is translated, `at_first`: more on pages whose code keeps changing.
+    #[inline]
+    pub(crate) fn patience(&self, at_first: u32) -> u32 {
+        let changes = self.generations[0].map_or(0, |(_, then)| then);
+        at_first.saturating_mul(1 << (changes / 8).min(6))
+    }
     /// Whether no announced granule of its pages was overwritten since it was decoded.
     #[inline]
     pub fn valid(&self) -> bool {
         self.generations.iter().all(|g| match g {
-            // SAFETY: the counter is in `Shared::memory`, which the `Cpu` that owns this block holds.
+            // SAFETY: the counter is in `Shared::memory`, which lives as long as `Shared::code`, where the block is.
             Some((p, then)) => unsafe { &*p.0 }.load(Relaxed) == *then,
             None => true,
         })
@@ -82,60 +132,20 @@ struct Fetch {
 const NO_FETCH: Fetch = Fetch { linear_page: 0, guard: u64::MAX, physical_page: 0 };
 const FETCHES: usize = 256;
 
-/// A vCPU's decoded blocks: by physical address, with a direct-mapped cache by RIP in front.
+/// Where a vCPU has found blocks.
 pub struct BlockCache {
-    blocks: HashMap<(u64, u8), Arc<Block>, BuildHasherDefault<KeyHasher>>,
+    /// Direct-mapped, by RIP.
     jumps: Vec<Jump>,
     /// The instruction TLB, by linear page.
     fetches: [Fetch; FETCHES],
-    cached_ops: usize,
-    /// Blocks that went out of date: the jump cache may still point at them, until the next clear.
-    stale: Vec<Arc<Block>>,
-    /// Where the one-instruction block of `single` lives.
-    single: Option<Arc<Block>>,
+    /// Where the one-instruction block of `single` lives, and its op.
+    single: Option<(Box<Block>, Vec<Op>)>,
 }
 
 impl Default for BlockCache {
     fn default() -> Self {
         let empty = Jump { linear: 0, guard: u64::MAX, block: std::ptr::null() };
-        Self {
-            blocks: HashMap::default(),
-            jumps: vec![empty; JUMP_CACHE],
-            fetches: [NO_FETCH; FETCHES],
-            cached_ops: 0,
-            stale: Vec::new(),
-            single: None,
-        }
-    }
-}
-
-impl BlockCache {
-    /// Drops every block. Translated code goes with it: [`Cpu::clear_blocks`].
-    fn clear(&mut self) {
-        self.blocks.clear();
-        self.stale.clear();
-        self.cached_ops = 0;
-        self.jumps.fill(Jump { linear: 0, guard: u64::MAX, block: std::ptr::null() });
-    }
-}
-
-/// Hashes a block's key, which is two integers: looked up after every TLB flush, so it has to be quick.
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        // The table takes its index from the low bits and a tag from the high ones.
-        self.0 ^ self.0 >> 32
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|b| self.write_u8(*b));
-    }
-    fn write_u8(&mut self, v: u8) {
-        self.write_u64(v as u64);
-    }
-    fn write_u64(&mut self, v: u64) {
-        self.0 = (self.0.rotate_left(5) ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self { jumps: vec![empty; JUMP_CACHE], fetches: [NO_FETCH; FETCHES], single: None }
     }
 }
 
@@ -146,13 +156,16 @@ fn jump_index(linear: u64, guard: u64) -> usize {
 }
 
 impl Cpu {
-    /// The block at RIP. The pointer is good until the next call of this.
+    /// The block at RIP. The pointer is good until the next call of this, which is where a vCPU may pass (see [`crate::cache`]).
     #[inline(always)]
     pub(crate) fn find_block(&mut self) -> Guest<*const Block> {
+        if self.code_epoch != self.shared.code.epochs.now() {
+            self.pass();
+        }
         let linear = self.code_linear(self.regs[RIP]);
         let guard = self.jump_guard();
         let jump = self.blocks.jumps[jump_index(linear, guard)];
-        // SAFETY: a jump entry's block is in `blocks` or `stale` until `clear`, which empties the jumps too.
+        // SAFETY: a jump entry's block is there until this vCPU passes, which moves the guard on.
         if jump.linear == linear && jump.guard == guard && !self.single && unsafe { &*jump.block }.valid() {
             // With another base the same place may be beyond CS's limit.
             // SAFETY: as above.
@@ -161,14 +174,7 @@ impl Cpu {
                 return Ok(jump.block);
             }
         }
-        self.find_block_slow(linear, guard)
-    }
-
-    /// Drops every block, and what was made for them.
-    pub(crate) fn clear_blocks(&mut self) {
-        self.blocks.clear();
-        self.vector_clear_stubs();
-        self.t1.clear();
+        self.find_block_slow(linear)
     }
 
     /// What has to be as it was for an address to mean the same block: address mapping, mode, user or supervisor.
@@ -184,41 +190,89 @@ impl Cpu {
 
     #[cold]
     #[inline(never)]
-    fn find_block_slow(&mut self, linear: u64, guard: u64) -> Guest<*const Block> {
+    fn find_block_slow(&mut self, linear: u64) -> Guest<*const Block> {
         let rip = self.regs[RIP];
-        if self.vector_stubs_full() || self.t1.full() {
-            self.clear_blocks();
+        if self.shared.code.is_full() {
+            self.make_room();
         }
         self.check_fetch_limit(rip, 1)?;
-        let physical = self.fetch_page(linear, guard)?;
+        let physical = self.fetch_page(linear, self.jump_guard())?;
         if self.single {
-            let block = Arc::new(self.decode_block(rip, physical, 1)?);
-            return Ok(Arc::as_ptr(self.blocks.single.insert(block)));
+            return self.single_block(rip, physical);
         }
         // Nothing in an op depends on CS's base, but how much was decoded depended on its limit, and where a block that
-        // crosses a page goes on depends on the address mapping: that one is good for its entry in the jump cache only.
+        // crosses a page goes on depends on the address mapping.
         let key = (physical.0, self.mode.0);
         let room = self.code_room(rip);
-        if let Some(b) = self.blocks.blocks.get(&key)
-            && b.valid()
-            && b.pages[1] == b.pages[0]
-            && b.len as u64 <= room
-        {
-            let block = Arc::as_ptr(b);
-            self.blocks.jumps[jump_index(linear, guard)] = Jump { linear, guard, block };
-            return Ok(block);
+        let block = match self.shared.code.find(key) {
+            // SAFETY: what was found is there until this vCPU passes.
+            Some(b) if self.as_good(unsafe { &*b }, rip, room)? => b,
+            _ => self.make_block(key, rip, physical, room)?,
+        };
+        // Making room may have moved it on.
+        let guard = self.jump_guard();
+        self.blocks.jumps[jump_index(linear, guard)] = Jump { linear, guard, block };
+        Ok(block)
+    }
+
+    /// Whether a block that was found by its address is what would be decoded.
+    fn as_good(&mut self, b: &Block, rip: u64, room: u64) -> Guest<bool> {
+        if !b.valid() || b.len as u64 > room {
+            return Ok(false);
         }
-        if self.blocks.cached_ops > MAX_CACHED_OPS {
-            self.clear_blocks();
+        if b.pages[0] == b.pages[1] {
+            return Ok(true);
         }
-        let block = Arc::new(self.decode_block(rip, physical, MAX_OPS)?);
-        self.blocks.cached_ops += block.ops.len() + 8;
-        let pointer = Arc::as_ptr(&block);
-        if let Some(old) = self.blocks.blocks.insert(key, block) {
-            self.blocks.stale.push(old);
+        // Its one instruction goes on wherever the next page is now.
+        let second = rip.wrapping_add(PAGE_SIZE - b.key.0 % PAGE_SIZE) & self.mode.rip_mask();
+        self.check_fetch_limit(second, 1)?;
+        let linear = self.code_linear(second);
+        Ok(self.fetch_page(linear, self.jump_guard())?.page_number() == b.pages[1])
+    }
+
+    /// Decodes the block at RIP and adds it to the cache.
+    fn make_block(&mut self, key: Key, rip: u64, physical: GuestPhys, room: u64) -> Guest<*const Block> {
+        loop {
+            let (number, made) = self.decode_with_room(rip, physical, MAX_OPS)?;
+            let (pages, crosses) = (made.pages, made.pages[0] != made.pages[1]);
+            let same = |b: &Block| {
+                b.valid()
+                    && b.len as u64 <= room
+                    && (if crosses { b.pages == pages } else { b.pages[0] == b.pages[1] })
+            };
+            // Not if the segment with the stubs became full meanwhile.
+            if let Some(block) = self.shared.code.add(key, made, number, same) {
+                return Ok(block);
+            }
         }
-        self.blocks.jumps[jump_index(linear, guard)] = Jump { linear, guard, block: pointer };
-        Ok(pointer)
+    }
+
+    /// Decodes one instruction for itself.
+    fn single_block(&mut self, rip: u64, physical: GuestPhys) -> Guest<*const Block> {
+        let (segment, made) = self.decode_with_room(rip, physical, 1)?;
+        let Decoded { mut ops, len, generations, pages } = made;
+        // SAFETY: the vector is kept beside the block.
+        let kept =
+            unsafe { Ops::new(NonNull::new(ops.as_mut_ptr()).unwrap_or(NonNull::dangling()), ops.len()) };
+        let key = (physical.0, self.mode.0);
+        let translation = Translation::default();
+        let block = Box::new(Block { ops: kept, len, generations, pages, key, segment, translation });
+        Ok(&*self.blocks.single.insert((block, ops)).0)
+    }
+
+    /// Decodes with room for all stubs in one segment of the cache, whose number is returned.
+    fn decode_with_room(&mut self, rip: u64, physical: GuestPhys, max: usize) -> Guest<(u64, Decoded)> {
+        const ATTEMPTS: u32 = 4;
+        for attempt in 1.. {
+            let number = self.shared.code.number();
+            self.vector.refused = false;
+            let made = self.decode_block(rip, physical, max)?;
+            if attempt == ATTEMPTS || !self.vector.refused && number == self.shared.code.number() {
+                return Ok((number, made));
+            }
+            self.make_room();
+        }
+        unreachable!()
     }
 
     /// The linear address of an instruction.
@@ -267,7 +321,7 @@ impl Cpu {
     }
 
     /// Decodes up to `max` instructions at `rip`.
-    fn decode_block(&mut self, rip: u64, physical: GuestPhys, max: usize) -> Guest<Block> {
+    fn decode_block(&mut self, rip: u64, physical: GuestPhys, max: usize) -> Guest<Decoded> {
         let memory = self.shared.memory.clone();
         let first_len = (PAGE_SIZE - physical.page_offset()) as usize;
         let generation = |at: GuestPhys| {
@@ -284,28 +338,39 @@ impl Cpu {
                 self.id
             ))));
         }
-        // Announce generously, read, decode: 15 bytes beyond the longest block is more than it can span.
+        // Read, decode, announce what was decoded, and see that it is still the same: only what is executed is tracked, and
+        // data close behind code is not. 15 bytes beyond the longest block is more than it can span.
         let span = first_len.min(if max == 1 { 16 } else { 15 * MAX_OPS });
         let mut bytes = vec![0u8; span];
-        self.announce_code(physical, span.min(if max == 1 { 16 } else { 256 }) as u64);
-        if memory.read(physical, &mut bytes).is_err() {
-            return self.gp(0);
-        }
-        // Beyond CS's limit nothing may be fetched.
-        if !self.mode.is64() {
-            bytes.truncate(self.code_room(rip).min(span as u64) as usize);
-        }
-        let limited = bytes.len() < span;
-        let mut ops = decode::decode(self, &bytes, rip, max);
-        let mut len: u32 = ops.iter().map(|o| o.len as u32).sum();
-        if len > 256 {
-            self.announce_code(physical, len as u64);
-            // What was read before the wider announcement may be out of date.
-            let mut again = vec![0u8; len as usize];
-            if memory.read(physical, &mut again).is_err() || again != bytes[..len as usize] {
-                return self.decode_block(rip, physical, 8.min(max));
+        let limit = if self.mode.is64() { span } else { self.code_room(rip).min(span as u64) as usize };
+        let (mut ops, mut len);
+        let mut attempt = 0;
+        loop {
+            if memory.read(physical, &mut bytes[..limit]).is_err() {
+                return self.gp(0);
+            }
+            ops = decode::decode(self, &bytes[..limit], rip, max);
+            len = ops.iter().map(|o| o.len as u32).sum::<u32>();
+            // An instruction that isn't complete counts as well.
+            let used = if ops.is_empty() { limit } else { len as usize };
+            // Where somebody goes on writing, what was announced is out of date soon, but decoding comes to an end.
+            attempt += 1;
+            let announced = if attempt < 4 { used } else { limit };
+            self.announce_code(physical, announced as u64);
+            let mut again = vec![0u8; used];
+            if memory.read(physical, &mut again).is_err() {
+                return self.gp(0);
+            }
+            if again == bytes[..used] {
+                break;
+            }
+            if attempt > 4 {
+                // Whoever changed it moved the generation on: this is executed once.
+                break;
             }
         }
+        bytes.truncate(limit);
+        let limited = limit < span;
         if ops.is_empty() {
             // The first instruction crosses the page's end, is cut by CS's limit, or is longer than 15 bytes.
             let available = bytes.len();
@@ -339,7 +404,7 @@ impl Cpu {
             }
             len = ops[0].len as u32;
         }
-        Ok(Block { ops: ops.into(), len, generations, pages, translation: Translation::default() })
+        Ok(Decoded { ops, len, generations, pages })
     }
 }
 

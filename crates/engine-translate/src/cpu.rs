@@ -134,6 +134,11 @@ pub struct Cpu {
     /// Pages of the block being executed (physical page numbers): writes to them restart as `single`.
     pub executing: [u64; 2],
     pub blocks: Box<crate::block::BlockCache>,
+    /// This vCPU's part in freeing evicted code, and the epoch it has shown there ([`crate::cache`]).
+    pub(crate) reader: Arc<crate::cache::epoch::Reader>,
+    pub(crate) code_epoch: u64,
+    /// The epoch that everything in its caches is from.
+    pub(crate) caches_epoch: u64,
     /// Instructions executed.
     pub retired: u64,
 

@@ -13,6 +13,7 @@
 #![cfg(target_arch = "x86_64")]
 
 pub mod block;
+pub mod cache;
 mod clock;
 pub mod cpu;
 pub mod decode;

@@ -11,9 +11,10 @@ use crate::tlb::{Found, READ, WRITE};
 use address::{GuestPhys, PAGE_SIZE};
 use engine::Bus;
 use memory::Kind;
-use memory::tracking::granules;
+use memory::tracking::{granules, is_writer};
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// Values that one instruction loads or stores: plain little-endian integers.
 pub trait Scalar: Copy + Default + 'static {
@@ -299,7 +300,9 @@ impl Cpu {
         let code = page.has_code();
         if write && self.executing.contains(&physical.page_number()) && !self.single {
             let mask = granules(physical.page_offset(), len);
-            if page.code() & mask != 0 {
+            // Without any code announced, what is being executed is out of date already: another vCPU or a device wrote to it, or
+            // it was given up. Stores to the page would no longer end the chain.
+            if !code || page.code() & mask != 0 {
                 return self.raise(Fault::Restart);
             }
         }
@@ -310,6 +313,9 @@ impl Cpu {
         if self.sys.watching {
             // With data breakpoints armed every access comes here.
             return Ok(if write && code { Target::Tracked(host, physical) } else { Target::Host(host) });
+        }
+        if plain_writes {
+            page.add_writer(self.id);
         }
         self.tlb.fill(select, linear, Found { host: host.as_ptr(), plain_writes, global: t.global });
         if plain_writes && page.has_code() {
@@ -332,28 +338,38 @@ impl Cpu {
 
     /// Announces that `len` bytes at `physical` (within a page) are about to be decoded, and makes sure that no vCPU writes to them unnoticed.
     pub(crate) fn announce_code(&mut self, physical: GuestPhys, len: u64) {
-        let memory = self.shared.memory.clone();
-        let Some(region) = memory.region_at(physical) else { return };
+        let shared = self.shared.clone();
+        let Some(region) = shared.memory.region_at(physical) else { return };
         let page = region.page(((physical.0 - region.base().0) / PAGE_SIZE) as usize);
         let mask = granules(physical.page_offset(), len);
-        if page.code() & mask == mask {
-            return;
-        }
-        if page.announce_code(mask) {
+        if page.code() & mask != mask {
+            shared.announcing.fetch_add(1, SeqCst);
+            page.announce_code(mask);
+            let writers = page.take_writers();
             // SAFETY: the offset lies in the region.
             let host = unsafe { region.host().add((physical.0 - region.base().0) as usize) };
-            self.tlb.forbid_writes(host.as_ptr());
-            if self.shared.vcpus > 1 {
-                let (shared, id) = (self.shared.clone(), self.id);
-                shared.flush_others(Some(id), || self.service_flush());
+            if is_writer(writers, self.id) {
+                self.tlb.forbid_writes(host.as_ptr());
             }
+            let id = self.id;
+            let whom = |n| n != id && is_writer(writers, n);
+            shared.forbid_writes(host.as_ptr() as u64, whom, || self.service_flush());
+            shared.announcing.fetch_sub(1, SeqCst);
+        }
+        // What another vCPU has announced is watched once its shootdown is over.
+        while shared.announcing.load(SeqCst) != 0 {
+            self.service_flush();
+            std::thread::yield_now();
         }
     }
 
     /// Serves a TLB shootdown from another thread.
     pub(crate) fn service_flush(&mut self) {
         if let Some(number) = self.remote.flush_wanted() {
-            self.tlb.flush();
+            match self.remote.take_forbidden() {
+                Some(pages) => pages.iter().for_each(|p| self.tlb.forbid_writes(*p as *const u8)),
+                None => self.tlb.flush(),
+            }
             self.remote.flush_finished(number);
         }
     }
@@ -402,7 +418,7 @@ impl Cpu {
 
     /// Sets a pending bit on the vCPU's own thread.
     pub fn recheck(&self) {
-        self.remote.pending.fetch_or(pending::RECHECK, std::sync::atomic::Ordering::SeqCst);
+        self.remote.pending.fetch_or(pending::RECHECK, SeqCst);
     }
 }
 

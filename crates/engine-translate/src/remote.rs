@@ -1,5 +1,6 @@
 //! What other threads may touch of a vCPU, and what all vCPUs of a VM share.
 
+use crate::cache::{self, CodeCache};
 use crate::clock::{Clock, Remotes};
 use memory::GuestMemory;
 use std::io;
@@ -7,7 +8,8 @@ use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
 
 /// Bits of [`Remote::pending`]: reasons for a vCPU to look up between two blocks.
 pub mod pending {
@@ -18,7 +20,7 @@ pub mod pending {
     pub const NMI: u32 = 1 << 2;
     pub const INIT: u32 = 1 << 3;
     pub const SIPI: u32 = 1 << 4;
-    /// Drop all TLB entries, then acknowledge ([`super::Remote::service_flush`]).
+    /// Drop TLB entries, then acknowledge ([`crate::cpu::Cpu::service_flush`]).
     pub const FLUSH: u32 = 1 << 5;
     /// Something changed on the vCPU's own thread that the event check has to see (IF set, TPR lowered, TF set...).
     pub const RECHECK: u32 = 1 << 6;
@@ -40,9 +42,32 @@ pub struct Remote {
     in_guest: AtomicBool,
     flush_requested: AtomicU64,
     flush_done: AtomicU64,
+    /// What is to be dropped.
+    flush: Mutex<Flush>,
+    /// The thread sleeps, or is about to.
+    sleeping: AtomicBool,
     sleep: Mutex<()>,
     wake: Condvar,
+    /// How long the thread spins before it sleeps, in nanoseconds.
+    spin: AtomicU32,
 }
+
+/// What a vCPU is asked to drop from its TLB.
+#[derive(Default)]
+struct Flush {
+    everything: bool,
+    /// Pages to which stores are to take the slow path, by an address in them in this process.
+    forbidden: Vec<u64>,
+}
+
+/// Pages that are asked for one by one; with more, everything is dropped.
+const MAX_FORBIDDEN: usize = 8;
+
+/// A thread that was woken this soon, in nanoseconds, would have done better to spin.
+const SHORT_SLEEP: u32 = 50_000;
+/// The longest that a thread spins.
+const MAX_SPIN: u32 = 20_000;
+const FIRST_SPIN: u32 = 5_000;
 
 impl Remote {
     pub fn new(apic: crate::system::Apic) -> Self {
@@ -54,6 +79,9 @@ impl Remote {
             in_guest: AtomicBool::new(false),
             flush_requested: AtomicU64::new(0),
             flush_done: AtomicU64::new(0),
+            flush: Mutex::default(),
+            sleeping: AtomicBool::new(false),
+            spin: AtomicU32::new(0),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
         }
@@ -62,21 +90,47 @@ impl Remote {
     /// Sets pending bits and wakes the vCPU if it is halted.
     pub fn post(&self, bits: u32) {
         self.pending.fetch_or(bits, SeqCst);
-        // Taking the lock orders this after a sleeper's look at `pending`, so that no wake-up is lost.
-        drop(self.sleep.lock().unwrap_or_else(|e| e.into_inner()));
-        self.wake.notify_all();
+        // Who is about to sleep says so before it looks at `pending`.
+        if self.sleeping.load(SeqCst) {
+            // Taking the lock orders this after that look, so that no wake-up is lost.
+            drop(self.sleep.lock().unwrap_or_else(|e| e.into_inner()));
+            self.wake.notify_all();
+        }
     }
 
-    /// Sleeps until a pending bit is set or the time is over. Call outside the guest.
-    pub fn sleep(&self, limit: Option<std::time::Duration>) {
+    /// Sleeps until a pending bit is set or the time is over. Call outside the guest. With `spin`, spins first if the last
+    /// sleeps would have been over soon: waking a thread costs both sides some microseconds.
+    pub fn sleep(&self, limit: Option<Duration>, spin: bool) {
+        let start = Instant::now();
+        let for_spin =
+            if spin { Duration::from_nanos(self.spin.load(Relaxed) as u64) } else { Duration::ZERO };
+        let for_spin = limit.map_or(for_spin, |l| l.min(for_spin));
+        while !for_spin.is_zero() && start.elapsed() < for_spin {
+            for _ in 0..16 {
+                if self.pending.load(SeqCst) != 0 {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        let limit = limit.map(|l| l.saturating_sub(start.elapsed()));
+        self.sleeping.store(true, SeqCst);
         let guard = self.sleep.lock().unwrap_or_else(|e| e.into_inner());
-        if self.pending.load(SeqCst) != 0 {
-            return;
+        if self.pending.load(SeqCst) == 0 {
+            match limit {
+                Some(d) => drop(self.wake.wait_timeout(guard, d)),
+                None => drop(self.wake.wait(guard)),
+            }
         }
-        match limit {
-            Some(d) => drop(self.wake.wait_timeout(guard, d)),
-            None => drop(self.wake.wait(guard)),
-        }
+        self.sleeping.store(false, SeqCst);
+        let slept = start.elapsed().as_nanos();
+        let before = self.spin.load(Relaxed);
+        let woken = self.pending.load(SeqCst) != 0;
+        let next = match woken && slept < SHORT_SLEEP as u128 {
+            true => (before * 2).clamp(FIRST_SPIN, MAX_SPIN),
+            false => before / 2,
+        };
+        self.spin.store(next, Relaxed);
     }
 
     /// The thread is about to use its TLB. Follow with [`Self::flush_wanted`].
@@ -97,7 +151,23 @@ impl Remote {
     pub fn flush_finished(&self, number: u64) {
         self.flush_done.fetch_max(number, SeqCst);
     }
-    fn request_flush(&self) -> u64 {
+    /// The pages to which stores are to take the slow path from now on; `None` if everything is to be dropped. After
+    /// [`Self::flush_wanted`].
+    pub fn take_forbidden(&self) -> Option<Vec<u64>> {
+        let flush = std::mem::take(&mut *self.lock_flush());
+        (!flush.everything).then_some(flush.forbidden)
+    }
+    fn lock_flush(&self) -> MutexGuard<'_, Flush> {
+        self.flush.lock().unwrap_or_else(|e| e.into_inner())
+    }
+    /// Asks for everything to be dropped, or for stores to one page to take the slow path.
+    fn request_flush(&self, page: Option<u64>) -> u64 {
+        let mut flush = self.lock_flush();
+        match page {
+            Some(page) if flush.forbidden.len() < MAX_FORBIDDEN => flush.forbidden.push(page),
+            _ => flush.everything = true,
+        }
+        drop(flush);
         let number = self.flush_requested.fetch_add(1, SeqCst) + 1;
         self.post(pending::FLUSH);
         number
@@ -112,6 +182,8 @@ impl Remote {
 /// What all vCPUs of a VM share.
 pub struct Shared {
     pub memory: Arc<GuestMemory>,
+    /// Decoded and translated code.
+    pub code: CodeCache,
     /// Number of vCPUs the VM was made for.
     pub vcpus: u32,
     remotes: Remotes,
@@ -120,16 +192,33 @@ pub struct Shared {
     pub tsc_khz: u64,
     /// The host's TSC when the VM was made: the guest's 0.
     pub tsc_origin: u64,
+    /// Announcements of code whose shootdown is under way.
+    pub(crate) announcing: AtomicU32,
     /// Serialises the rare atomic accesses that no host instruction can make (locked, across pages).
     pub split_lock: Mutex<()>,
 }
 
 impl Shared {
     pub fn new(memory: Arc<GuestMemory>, vcpus: u32, tsc_khz: u64) -> Self {
+        Self::with_cache(memory, vcpus, tsc_khz, cache::DEFAULT_SIZE)
+    }
+    /// The same with a code cache of at most `cache` bytes.
+    pub fn with_cache(memory: Arc<GuestMemory>, vcpus: u32, tsc_khz: u64, cache: usize) -> Self {
+        let code = CodeCache::new(cache);
         let remotes = (0..vcpus).map(|_| OnceLock::new()).collect();
         let tsc_origin = crate::system::time::host_tsc();
         let clock = OnceLock::new();
-        Self { memory, vcpus, remotes, clock, tsc_khz, tsc_origin, split_lock: Mutex::new(()) }
+        Self {
+            memory,
+            code,
+            vcpus,
+            remotes,
+            clock,
+            tsc_khz,
+            tsc_origin,
+            split_lock: Mutex::new(()),
+            announcing: AtomicU32::new(0),
+        }
     }
     /// Has running vCPUs reminded of their timers. Errors: the host gives no thread.
     pub fn start_clock(&self) -> io::Result<()> {
@@ -162,9 +251,19 @@ impl Shared {
 
     /// Makes every vCPU but `except` drop its TLB, and waits until each has or is outside the guest. `meanwhile` is called
     /// while waiting, so that a vCPU that waits here can serve the same request from another.
-    pub fn flush_others(&self, except: Option<u32>, mut meanwhile: impl FnMut()) {
-        let others = || self.all().filter(|(id, _)| Some(*id) != except);
-        let numbers: Vec<_> = others().map(|(_, r)| r.request_flush()).collect();
+    pub fn flush_others(&self, except: Option<u32>, meanwhile: impl FnMut()) {
+        self.shoot_down(None, |id| Some(id) != except, meanwhile);
+    }
+
+    /// Makes the vCPUs that `whom` picks take the slow path for stores to the page of RAM at a host address, and waits as
+    /// [`Self::flush_others`] does.
+    pub fn forbid_writes(&self, page: u64, whom: impl Fn(u32) -> bool, meanwhile: impl FnMut()) {
+        self.shoot_down(Some(page), whom, meanwhile);
+    }
+
+    fn shoot_down(&self, page: Option<u64>, whom: impl Fn(u32) -> bool, mut meanwhile: impl FnMut()) {
+        let others = || self.all().filter(|(id, _)| whom(*id));
+        let numbers: Vec<_> = others().map(|(_, r)| r.request_flush(page)).collect();
         for ((_, r), number) in others().zip(numbers) {
             let mut spins = 0u32;
             while !r.flushed(number) {
@@ -177,5 +276,60 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_asked_for_one_by_one_until_they_are_many() {
+        let r = Remote::new(Default::default());
+        let number = r.request_flush(Some(7));
+        assert_eq!(r.flush_wanted(), Some(number));
+        assert_eq!(r.take_forbidden(), Some(vec![7]));
+        r.flush_finished(number);
+        assert_eq!(r.flush_wanted(), None);
+        (0..20).for_each(|n| _ = r.request_flush(Some(n)));
+        assert_eq!(r.take_forbidden(), None);
+        r.request_flush(Some(1));
+        r.request_flush(None);
+        assert_eq!(r.take_forbidden(), None);
+        assert_eq!(r.take_forbidden(), Some(vec![]));
+    }
+
+    #[test]
+    fn post_wakes_who_sleeps_or_is_about_to() {
+        let r = Arc::new(Remote::new(Default::default()));
+        let sleeper = r.clone();
+        const ROUNDS: u32 = 20_000;
+        let thread = std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                while sleeper.pending.load(SeqCst) == 0 {
+                    sleeper.sleep(None, true);
+                }
+                sleeper.pending.store(0, SeqCst);
+            }
+        });
+        for _ in 0..ROUNDS {
+            r.post(pending::INTERRUPT);
+            while r.pending.load(SeqCst) != 0 {
+                std::thread::yield_now();
+            }
+        }
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn sleep_is_over_in_time_spinning_or_not() {
+        let r = Remote::new(Default::default());
+        for spin in [false, true] {
+            r.spin.store(MAX_SPIN, Relaxed);
+            let start = Instant::now();
+            r.sleep(Some(Duration::from_millis(2)), spin);
+            assert!(start.elapsed() >= Duration::from_millis(2));
+        }
+        assert!(r.spin.load(Relaxed) < MAX_SPIN, "long sleeps are not worth spinning for");
     }
 }

@@ -12,6 +12,7 @@ impl Cpu {
     /// vCPU `id` as power-on leaves it (SDM 3A table 9-1), ready to fetch at F000:FFF0.
     pub fn new(id: u32, shared: Arc<Shared>, remote: Arc<Remote>) -> Self {
         let s = State::reset();
+        let reader = shared.code.join();
         let mut cpu = Self {
             regs: [0; 18],
             status: 0,
@@ -43,6 +44,9 @@ impl Cpu {
             single: false,
             executing: [u64::MAX; 2],
             blocks: Box::<BlockCache>::default(),
+            reader,
+            code_epoch: crate::cache::NOTHING_HELD,
+            caches_epoch: crate::cache::NOTHING_HELD,
             retired: 0,
             id,
             shared,

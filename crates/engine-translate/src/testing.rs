@@ -50,12 +50,35 @@ pub fn cpu16(code: &[u8]) -> Cpu {
     cpu
 }
 
+/// Several vCPUs of one VM, each as [`cpu64`] gives it.
+pub fn cpus64(count: u32, code: &[u8]) -> Vec<Cpu> {
+    let shared = Arc::new(Shared::new(memory(code), count, 1_000_000));
+    let cpus = (0..count).map(|id| {
+        let mut cpu = with_shared(id, shared.clone());
+        assert!(shared.register(id, cpu.remote.clone()));
+        cpu.efer = Efer::LME | Efer::LMA;
+        cpu.seg[CS].attributes = 0x209b;
+        cpu.update_mode();
+        cpu.regs[RSP] = STACK + id as u64 * 0x1000;
+        cpu
+    });
+    cpus.collect()
+}
+
 fn bare(code: &[u8]) -> Cpu {
+    with_shared(0, Arc::new(Shared::new(memory(code), 1, 1_000_000)))
+}
+
+fn memory(code: &[u8]) -> Arc<GuestMemory> {
     let config = RegionConfig { base: GuestPhys(0), len: MEMORY, kind: Kind::Ram };
     let memory = Arc::new(GuestMemory::new(&[config]).unwrap());
     memory.load(GuestPhys(CODE), code).unwrap();
+    memory
+}
+
+fn with_shared(id: u32, shared: Arc<Shared>) -> Cpu {
     let remote = Arc::new(Remote::new(Default::default()));
-    let mut cpu = Cpu::new(0, Arc::new(Shared::new(memory, 1, 1_000_000)), remote);
+    let mut cpu = Cpu::new(id, shared, remote);
     cpu.cr0 = Cr0::PE | Cr0::ET;
     let data = Segment { selector: 0x10, base: 0, limit: u32::MAX, attributes: 0xc093, unusable: false };
     cpu.seg = [data; 6];

@@ -1,5 +1,6 @@
 //! The engine contract, implemented.
 
+use crate::cache::{DEFAULT_SIZE, MAX_SIZE};
 use crate::cpu::Cpu;
 use crate::lockstep::Lockstep;
 use crate::remote::{Remote, Shared, pending};
@@ -29,6 +30,8 @@ pub enum Tiers {
 #[derive(Default)]
 pub struct Translate {
     tiers: Tiers,
+    /// Bytes of the code cache; `None` for [`crate::cache::DEFAULT_SIZE`].
+    cache: Option<u64>,
 }
 
 impl Translate {
@@ -37,7 +40,12 @@ impl Translate {
     }
     /// The engine with some of its tiers; its name says so.
     pub fn with_tiers(tiers: Tiers) -> Self {
-        Self { tiers }
+        Self { tiers, cache: None }
+    }
+    /// The same with at most so many bytes of decoded and translated code in each VM, brought between
+    /// [`crate::cache::MIN_SIZE`] and [`crate::cache::MAX_SIZE`]; `None` for [`crate::cache::DEFAULT_SIZE`].
+    pub fn with_cache(self, bytes: Option<u64>) -> Self {
+        Self { cache: bytes, ..self }
     }
 }
 
@@ -74,7 +82,9 @@ impl Engine for Translate {
                 config.vcpus
             ));
         }
-        let shared = Arc::new(Shared::new(config.memory, config.vcpus, time::host_tsc_khz()));
+        let cache = self.cache.map_or(DEFAULT_SIZE, |b| usize::try_from(b).unwrap_or(MAX_SIZE));
+        let shared = Shared::with_cache(config.memory, config.vcpus, time::host_tsc_khz(), cache);
+        let shared = Arc::new(shared);
         shared
             .start_clock()
             .map_err(|source| Error::Host { what: "a thread for the guests' timers".into(), source })?;
@@ -173,6 +183,7 @@ struct Inside<'a>(&'a mut Cpu);
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
+        self.0.park();
         self.0.remote.leave();
         self.0.bus = None;
     }

@@ -9,8 +9,12 @@
 //!   announced granule, and forgets the page's granules.
 //!
 //! Both sides are sequentially consistent, so whichever comes second sees the other.
+//!
+//! A page whose code is overwritten is data again, and so is one that is written beside its code again and again: noting
+//! each of those writes would cost more than decoding again. How many writes that takes doubles each time, so that a page
+//! that is both keeps its code in the end.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 
 /// Bytes in a code granule; 64 of them make a page.
 pub const GRANULE: u64 = 64;
@@ -20,7 +24,18 @@ pub const GRANULE: u64 = 64;
 pub struct PageState {
     code: AtomicU64,
     generation: AtomicU32,
+    /// Who may store without noting it: a bit for each writer.
+    writers: AtomicU16,
+    /// Writes beside the code, and from bit 12 on how often code was given up for them.
+    pressure: AtomicU16,
 }
+
+/// Writes beside code after which a page becomes data for the first time.
+const PATIENCE: u16 = 32;
+/// How often that number doubles.
+const MAX_DOUBLINGS: u16 = 6;
+/// The bits of [`PageState::pressure`] that count.
+const COUNT: u16 = 0xfff;
 
 /// The granule mask for `len` bytes at `offset` in a page, cut at the page's end.
 pub fn granules(offset: u64, len: u64) -> u64 {
@@ -30,6 +45,15 @@ pub fn granules(offset: u64, len: u64) -> u64 {
     let first = offset / GRANULE;
     let last = (offset.saturating_add(len - 1)).min(4095) / GRANULE;
     (u64::MAX >> (63 - (last - first))) << first
+}
+
+fn writer_bit(number: u32) -> u16 {
+    1 << (number % 16)
+}
+
+/// Whether writer `number` may be among those that [`PageState::take_writers`] gave.
+pub fn is_writer(writers: u16, number: u32) -> bool {
+    writers & writer_bit(number) != 0
 }
 
 impl PageState {
@@ -48,6 +72,22 @@ impl PageState {
     pub fn code(&self) -> u64 {
         self.code.load(SeqCst)
     }
+    /// Writer `number` is about to store to the page without noting it, if [`Self::has_code`] still says no afterwards.
+    #[inline]
+    pub fn add_writer(&self, number: u32) {
+        let bit = writer_bit(number);
+        if self.writers.load(SeqCst) & bit == 0 {
+            self.writers.fetch_or(bit, SeqCst);
+        }
+    }
+    /// After [`Self::announce_code`]: those who may still store without noting it, as [`is_writer`] reads it. They have to be
+    /// stopped before the code is read; they are forgotten here.
+    pub fn take_writers(&self) -> u16 {
+        match self.writers.load(SeqCst) {
+            0 => 0,
+            _ => self.writers.swap(0, SeqCst),
+        }
+    }
     /// Announces that the granules in `mask` are about to be decoded. True if the page had no code before.
     pub fn announce_code(&self, mask: u64) -> bool {
         let before = self.code.fetch_or(mask, SeqCst);
@@ -58,12 +98,27 @@ impl PageState {
     #[inline]
     pub fn note_write(&self, mask: u64) -> bool {
         fence(SeqCst);
-        if self.code.load(SeqCst) & mask == 0 {
-            return false;
+        match self.code.load(SeqCst) {
+            0 => return false,
+            code if code & mask == 0 && !self.presses() => return false,
+            _ => {}
         }
         self.code.swap(0, SeqCst);
         self.generation.fetch_add(1, SeqCst);
         true
+    }
+    /// Counts a write beside the code; whether it is one too many. (Writers who count at the same time may lose a count.)
+    fn presses(&self) -> bool {
+        let before = self.pressure.load(Relaxed);
+        let (count, doublings) = ((before & COUNT) + 1, before >> 12);
+        let over = count >= PATIENCE << doublings;
+        let after = match over {
+            true => (doublings + 1).min(MAX_DOUBLINGS) << 12,
+            false => count | doublings << 12,
+        };
+        self.pressure.store(after, Relaxed);
+        // The last time was the last.
+        over && doublings < MAX_DOUBLINGS
     }
 }
 
@@ -93,5 +148,36 @@ mod tests {
         assert!(p.note_write(granules(60, 8)));
         assert_eq!(p.generation().load(SeqCst), 1);
         assert!(!p.note_write(granules(60, 8)), "the page is data again");
+    }
+
+    #[test]
+    fn writes_beside_code_make_it_data_until_it_is_code_too_often() {
+        let p = PageState::default();
+        let writes_until_data = |p: &PageState| {
+            p.announce_code(1);
+            (1..20_000).find(|_| p.note_write(1 << 40))
+        };
+        let mut expected = PATIENCE as u32;
+        for _ in 0..MAX_DOUBLINGS {
+            assert_eq!(writes_until_data(&p), Some(expected));
+            assert!(!p.has_code());
+            expected *= 2;
+        }
+        assert_eq!(p.generation().load(SeqCst), MAX_DOUBLINGS as u32);
+        assert_eq!(writes_until_data(&p), None, "it is both");
+        assert!(p.has_code() && p.note_write(1), "and its code is still watched");
+    }
+
+    #[test]
+    fn writers_are_taken_once() {
+        let p = PageState::default();
+        assert_eq!(p.take_writers(), 0);
+        p.add_writer(2);
+        p.add_writer(2);
+        p.add_writer(16);
+        let writers = p.take_writers();
+        assert!(is_writer(writers, 2) && is_writer(writers, 0) && !is_writer(writers, 1));
+        assert_eq!(p.take_writers(), 0);
+        assert!(size_of::<PageState>() == 16, "there is one for each 4 KiB of memory");
     }
 }

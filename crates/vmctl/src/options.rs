@@ -186,6 +186,8 @@ pub struct Machine {
     pub debugcon: Option<Option<PathBuf>>,
     /// Run the guest's processors with this engine: translate; translate:t0, which interprets only; or
     /// translate:lockstep, which does everything both ways and stops at the first difference
-    #[arg(long, value_name = "name")]
+    ///
+    /// Behind a comma, cache=SIZE bounds the memory for translated code: 64M where not given
+    #[arg(long, value_name = "name[,cache=size]")]
     pub engine: Option<String>,
 }

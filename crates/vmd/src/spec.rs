@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use vm_conf::{DiskSpec, VmName};
+use vm_conf::{DiskSpec, EngineChoice, VmName};
 
 /// Most disks one VM may have.
 pub const MAX_DISKS: usize = 16;
@@ -34,7 +34,7 @@ pub struct VmSpec {
     pub debug_exit: Option<u16>,
     #[serde(default)]
     pub debugcon: Option<Debugcon>,
-    /// `translate`, `kvm`, `native`; the best one where not given.
+    /// `translate`, `kvm`, `native`, with options as [`EngineChoice`] reads them; the best one where not given.
     #[serde(default)]
     pub engine: Option<String>,
 }
@@ -63,6 +63,8 @@ pub enum Debugcon {
 pub enum Error {
     #[error(transparent)]
     Name(#[from] vm_conf::name::Error),
+    #[error(transparent)]
+    Engine(#[from] vm_conf::engine::Error),
     #[error("{0} processors: a VM has 1 to {MAX_CPUS}")]
     Cpus(u32),
     #[error("{0} MiB of memory: a VM needs at least 1, and the host can't address that much")]
@@ -94,9 +96,15 @@ impl VmSpec {
         }
     }
 
+    /// The engine and its options.
+    pub fn engine_choice(&self) -> Result<EngineChoice, vm_conf::engine::Error> {
+        self.engine.as_deref().map_or(Ok(EngineChoice::default()), EngineChoice::parse)
+    }
+
     /// Checks everything that can be known without opening a file.
     pub fn check(&self) -> Result<(), Error> {
         VmName::new(&self.name)?;
+        self.engine_choice()?;
         if self.cpus == 0 || self.cpus > MAX_CPUS {
             return Err(Error::Cpus(self.cpus));
         }
@@ -167,5 +175,6 @@ mod tests {
         bad(&|s| s.command_line = "x".repeat(MAX_COMMAND_LINE + 1));
         bad(&|s| s.command_line = "a\0b".into());
         bad(&|s| s.debugcon = Some(Debugcon::File("out".into())));
+        bad(&|s| s.engine = Some("translate,cache=1M".into()));
     }
 }

@@ -149,8 +149,9 @@ impl Cpu {
         };
         // It wakes by itself.
         self.shared.set_deadline(&self.remote, u64::MAX);
+        self.park();
         self.remote.leave();
-        self.remote.sleep(limit);
+        self.remote.sleep(limit, self.shared.vcpus > 1);
         self.remote.enter();
         self.service_flush();
         self.look_at_clock();

@@ -72,7 +72,7 @@ pub fn select(i: &Instruction, op: &mut Op, _: Mode) -> Option<Lowered> {
         M::Invlpg => return Lowered::end(control::invlpg),
         M::Invpcid => return Lowered::end(control::invpcid),
         // Caches are coherent with everything.
-        M::Invd | M::Wbinvd => return Lowered::next(privileged_nothing),
+        M::Invd | M::Wbinvd => return Lowered::end(privileged_nothing),
         M::Jmp | M::Call => return select_far(i, op, m == M::Call),
         M::Retf => {
             op.size = item_size(i.code());
@@ -120,7 +120,7 @@ pub fn select(i: &Instruction, op: &mut Op, _: Mode) -> Option<Lowered> {
         M::Rdpmc => return Lowered::next(time::rdpmc),
         M::Rdmsr => return Lowered::next(msrs::rdmsr),
         M::Wrmsr => return Lowered::end(msrs::wrmsr),
-        M::Cpuid => return Lowered::next(cpuid::cpuid),
+        M::Cpuid => return Lowered::end(cpuid::cpuid),
         M::Vmcall | M::Vmmcall => return Lowered::end(hypercall),
         _ => {}
     }

@@ -187,6 +187,11 @@ impl Asm {
         }
     }
 
+    /// Fills up with a NOP so that what comes behind `opcode` more bytes begins at a multiple of four.
+    pub fn align_behind(&mut self, opcode: usize) {
+        const NOPS: [&[u8]; 4] = [&[], &[0x90], &[0x66, 0x90], &[0x0f, 0x1f, 0x00]];
+        self.bytes(NOPS[(self.here() + opcode).wrapping_neg() & 3]);
+    }
     fn displacement(&mut self, l: Label) {
         self.uses.push((self.code.len(), l.0));
         self.bytes(&[0; 4]);
@@ -290,6 +295,22 @@ mod tests {
         let never = a.label();
         a.jump(never);
         assert!(a.finish().is_none());
+    }
+
+    #[test]
+    fn displacement_behind_any_opcode_is_aligned() {
+        for before in 0..8 {
+            for opcode in 1..3 {
+                let mut a = Asm::default();
+                a.bytes(&vec![0xf8; before]);
+                a.align_behind(opcode);
+                assert!((a.here() + opcode).is_multiple_of(4) && a.here() < before + 4);
+                assert!(
+                    text(&a.code[before..]).iter().all(|t| t.starts_with("nop"))
+                        && text(&a.code[before..]).len() < 2
+                );
+            }
+        }
     }
 
     #[test]

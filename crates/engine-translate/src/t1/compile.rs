@@ -6,7 +6,7 @@ use super::flags::{Flags, live};
 use super::groups::{self, Access, Role};
 use super::live::Live;
 use super::registers::slot;
-use super::runtime::{Shared, drop_returns, field};
+use super::runtime::{SharedCode, drop_returns, field};
 use super::segments::{self, Place};
 use crate::block::Block;
 use crate::cpu::{CS, Cpu, Mode, RIP};
@@ -26,6 +26,8 @@ pub struct Made {
     /// Offsets of the entries: with RAX = RIP, and for jumps within the page.
     pub checked: usize,
     pub linked: usize,
+    /// Where it is bound to.
+    pub bound: Option<Place>,
 }
 
 /// Code behind the block's own, for what is seldom.
@@ -37,7 +39,8 @@ pub enum Tail {
     Begin { from: Label, resume: Label, op: usize, need: Live },
     /// An access that its group has nothing for: looked up by itself, then on at `found`. The first of a group notes that.
     Alone { from: Label, ea: Ea, size: usize, write: bool, miss: Label, found: Label, first: Option<usize> },
-    /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page.
+    /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page. Other vCPUs may be
+    /// executing the jump then: `site` is a multiple of four, and a store of four bytes is seen whole.
     Link { from: Label, site: usize, delta: i32 },
     /// On at `delta` from the page.
     Away { from: Label, delta: i32 },
@@ -72,7 +75,7 @@ pub struct Compiler<'a> {
     /// The block's offset in it.
     pub offset: u32,
     pub origin: u64,
-    pub shared: Shared,
+    pub shared: SharedCode,
     pub tails: Vec<Tail>,
     /// The entry for jumps within the page.
     pub linked: Label,
@@ -103,7 +106,13 @@ pub struct Site {
 /// Translates a block, for a place at `origin`. `None` if it can't be.
 ///
 /// The bytes are read again: the block has to be [`Block::valid`] after this.
-pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, shared: Shared) -> Option<Made> {
+pub fn compile(
+    block: &Block,
+    site: Site,
+    memory: &GuestMemory,
+    origin: u64,
+    shared: SharedCode,
+) -> Option<Made> {
     let Site { mode, rip, linear, bound, exact_flags } = site;
     let (counter, generation) = block.generation()?;
     let page_number = i32::try_from(block.pages[0]).ok()?;
@@ -184,7 +193,7 @@ pub fn compile(block: &Block, site: Site, memory: &GuestMemory, origin: u64, sha
         c.far_jump(shared.leave_for_fuel);
     }
     let linked = c.a.place(linked)?;
-    Some(Made { code: c.a.finish()?, checked: 0, linked })
+    Some(Made { code: c.a.finish()?, checked: 0, linked, bound })
 }
 
 impl Compiler<'_> {
@@ -387,8 +396,12 @@ impl Compiler<'_> {
                     self.a.jump(found);
                 }
                 Tail::Link { from, site, delta } => {
+                    // What `CodeCache::link` wants to find here.
+                    let back = site as i32 - (self.a.here() as i32 + 4);
+                    self.a.bytes(&back.to_le_bytes());
                     self.a.bind(from);
-                    self.a.load_immediate(R14, self.origin + site as u64);
+                    let tail = self.origin + self.a.here() as u64;
+                    self.a.load_immediate(R14, tail);
                     self.at_page(delta);
                     self.far_jump(self.shared.leave_to_link);
                 }

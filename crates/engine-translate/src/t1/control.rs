@@ -159,6 +159,7 @@ impl Compiler<'_> {
             self.a.call(self.linked);
         } else {
             let from = self.a.label();
+            self.a.align_behind(1);
             self.a.call(from);
             self.tails.push(Tail::Link { from, site: self.a.here() - 4, delta });
         }
@@ -205,6 +206,7 @@ impl Compiler<'_> {
             self.a.jump(self.linked);
         } else {
             let from = self.a.label();
+            self.a.align_behind(1);
             self.a.jump(from);
             self.tails.push(Tail::Link { from, site: self.a.here() - 4, delta });
         }
@@ -221,6 +223,7 @@ impl Compiler<'_> {
             return;
         }
         let from = self.a.label();
+        self.a.align_behind(2);
         self.a.jump_if(condition, from);
         self.tails.push(if direct {
             Tail::Link { from, site: self.a.here() - 4, delta }

@@ -1,8 +1,10 @@
 //! The executor's side: entering translated code, T0's handlers called from it, leading jumps to their targets.
 
+use super::Translation;
 use super::compile::Site;
-use super::runtime::{ASTRAY, CONTINUE, FAULT, FUEL, Jump, LINK, LOOK, MOVED, Runtime};
+use super::runtime::{ASTRAY, CONTINUE, FAULT, FUEL, Jump, JumpCaches, LINK, LOOK, MOVED, SharedCode};
 use crate::block::Block;
+use crate::cache::No;
 use crate::cpu::{CS, Cpu, RIP, RSP};
 use crate::op::{Flow, Op};
 use std::sync::atomic::Ordering::Relaxed;
@@ -77,31 +79,38 @@ impl Cpu {
     #[inline]
     fn choose_jumps(&mut self) {
         let user = self.cpl == 3;
-        if let Some(r) = &mut self.t1.runtime {
-            self.t1.jumps = r.jump_cache(user, self.tlb.flushes(user));
-        }
+        self.t1.jumps = self.t1.table.of(user, self.tlb.flushes(user));
     }
 
     /// Runs the block's translated code and what it leads to. `None` if it has none.
     #[inline]
     pub(crate) fn run_translated(&mut self, block: &Block) -> Option<Ran> {
-        if self.single {
+        if self.single || self.t1.threshold == u32::MAX {
             return None;
         }
-        let code = match block.translation.checked.load(Relaxed) {
-            code if code == 0 || !self.translated_for_this_place(block) => {
+        let code = match block.translation.code() {
+            Some(code) if self.translated_for_this_place(block) => code,
+            _ => {
                 let heat = block.translation.heat.load(Relaxed);
-                if heat < self.t1.threshold {
+                if heat < block.patience(self.t1.threshold) {
                     block.translation.heat.store(heat + 1, Relaxed);
                     return None;
                 }
-                if self.t1.threshold == u32::MAX {
+                if heat == u32::MAX {
                     return None;
                 }
                 self.translate_block(block)?
             }
-            code => code,
         };
+        if self.t1.enter == 0 {
+            if let Err(e) = super::gs::try_base() {
+                self.go_on_without(&e.to_string());
+                return None;
+            }
+            self.t1.table = JumpCaches::new();
+            self.t1.enter = self.shared.code.shared_code().enter;
+            self.choose_jumps();
+        }
         if self.lockstep.is_some() {
             return Some(crate::lockstep::chain(self, block, code));
         }
@@ -121,25 +130,10 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn translate_block(&mut self, block: &Block) -> Option<u64> {
-        // Again only after another lap of T0, if it can't be done now.
-        block.translation.heat.store(0, Relaxed);
-        if self.t1.runtime.is_none() {
-            match super::gs::try_base().and_then(|()| Runtime::new(self.t1.counting)) {
-                Ok(r) => {
-                    self.t1.runtime = Some(Box::new(r));
-                    self.choose_jumps();
-                }
-                Err(e) => {
-                    log::warn!(
-                        "vCPU {}: no memory to execute translated code ({e}); going on without",
-                        self.id
-                    );
-                    self.t1.threshold = u32::MAX;
-                    return None;
-                }
-            }
+        if self.shared.code.is_full() {
+            // If there is no room yet, the next block that is not found waits for it.
+            self.make_room_now();
         }
-        let memory = self.shared.memory.clone();
         let rip = self.regs[RIP];
         let bound = self.code_place(rip);
         let site = Site {
@@ -149,42 +143,53 @@ impl Cpu {
             bound,
             exact_flags: self.t1.exact_flags,
         };
-        let runtime = self.t1.runtime.as_mut()?;
-        if runtime.full() {
-            // The next block that is not found clears.
-            return None;
+        let memory = &self.shared.memory;
+        let counting = self.t1.counting;
+        let fits = |block: &Block| self.translated_for_this_place(block);
+        let made = self.shared.code.translate(block, fits, |block, origin, shared| {
+            let shared = SharedCode { counting, ..shared };
+            let made = super::compile::compile(block, site, memory, origin, shared)?;
+            // What was read again is what was decoded, if the page did not change.
+            block.valid().then_some(made)
+        });
+        match made {
+            Ok(code) => {
+                // For another place only after another lap of T0.
+                block.translation.heat.store(0, Relaxed);
+                return Some(code);
+            }
+            Err(No::Busy | No::Full) => {}
+            Err(No::Unable) => block.translation.heat.store(u32::MAX, Relaxed),
+            Err(No::Refused(e)) => self.go_on_without(&e),
         }
-        let made = super::compile::compile(block, site, &memory, runtime.origin(), runtime.shared)?;
-        // What was read again is what was decoded, if the page did not change.
-        if !block.valid() {
-            return None;
-        }
-        let origin = runtime.add(&made.code)?;
-        if let Some(p) = bound {
-            block.translation.bind(p);
-        }
-        block.translation.checked.store(origin + made.checked as u64, Relaxed);
-        block.translation.linked.store(origin + made.linked as u64, Relaxed);
-        Some(origin + made.checked as u64)
+        None
+    }
+
+    fn go_on_without(&mut self, why: &str) {
+        log::warn!(
+            "vCPU {}: the host lets no translated code be executed ({why}); going on without",
+            self.id
+        );
+        self.t1.threshold = u32::MAX;
     }
 
     pub(crate) fn enter_translated(&mut self, block: &Block, code: u64) -> Ran {
+        let (code, linked) = Translation::entries(code);
         self.refresh_translated();
         let rip = self.code_linear(self.regs[RIP]);
         let guard = self.t1.guard;
-        let site = std::mem::take(&mut self.t1.link_site);
-        let Some(runtime) = &mut self.t1.runtime else { return Ran::On };
-        runtime.note_jump(self.t1.jumps, Jump { rip, guard, code });
+        let tail = std::mem::take(&mut self.t1.link_tail);
+        self.t1.table.note(self.t1.jumps, Jump { rip, guard, code });
         // The jump was made on the page that `executing` names, and its target has not been interrupted.
         let from = (guard, self.seg_base[CS]);
-        if site != 0
+        if tail != 0
             && self.t1.link_rip == rip
             && self.t1.link_from == from
             && self.executing[0] == block.pages[0]
         {
-            runtime.link(site, block.translation.linked.load(Relaxed));
+            self.shared.code.link(tail, linked);
         }
-        let enter = runtime.shared.enter;
+        let enter = self.t1.enter;
         self.t1.fuel = self.t1.budget;
         // Translated blocks lie in one page.
         self.executing = [block.pages[0], u64::MAX];
@@ -192,7 +197,7 @@ impl Cpu {
         if !self.mode.is64() {
             self.keep_upper();
         }
-        // SAFETY: `enter` and `code` are in this vCPU's code memory, and stay as long as `block` does. The code touches the
+        // SAFETY: `enter` and `code` are in the VM's code cache, and stay until this vCPU passes. The code touches the
         // Cpu (by R15 and through `run_op`), guest memory by addresses that the soft TLB gave, and the stack below.
         let why = unsafe {
             let f: extern "sysv64" fn(*mut Cpu, u64) -> u32 = std::mem::transmute(enter as *const u8);

@@ -1,6 +1,7 @@
 //! Tier T1: hot blocks as near-verbatim host code.
 //!
-//! - [`asm`], [`runtime`]: the assembler, the code memory, and the code that blocks share (entering, leaving, calling T0)
+//! - [`asm`], [`runtime`]: the assembler, and the code that blocks share (entering, leaving, calling T0); the memory of all
+//!   code is in [`crate::cache`]
 //! - [`compile`]: a block, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
 //!   replaced; [`access`]: the inline look at the soft TLB, [`groups`]: one look for several accesses; [`control`]: ends of
 //!   blocks; [`special`]: implicit operands; [`system`]: system instructions
@@ -45,10 +46,11 @@ mod vector;
 #[cfg(test)]
 mod vector_tests;
 
+pub(crate) use compile::Made;
 pub(crate) use dispatch::Ran;
 pub use gs::forget_base as forget_gs_base;
-use runtime::Runtime;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+pub(crate) use runtime::SharedCode;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 
 #[cfg(doc)]
 use crate::cpu::Cpu;
@@ -71,8 +73,8 @@ pub struct T1 {
     guard: u64,
     /// The jump cache in use.
     jumps: *const runtime::Jump,
-    /// The jump that was left through, to be led to its target from now on; and that target.
-    link_site: u64,
+    /// Where the jump that was left through led, which is to be led to its target from now on; and that target.
+    link_tail: u64,
     link_rip: u64,
     /// The guard and CS's base there: the target may be looked at after an interrupt.
     link_from: (u64, u64),
@@ -114,7 +116,9 @@ pub struct T1 {
     pub exact_flags: bool,
     /// Instructions after which a chain comes back to the executor, where code counts.
     pub(crate) budget: i32,
-    runtime: Option<Box<Runtime>>,
+    /// [`SharedCode::enter`], once code was executed; and all jump caches.
+    enter: u64,
+    table: runtime::JumpCaches,
 }
 
 impl T1 {
@@ -127,7 +131,7 @@ impl T1 {
             page_rip: 0,
             guard: 0,
             jumps: std::ptr::null(),
-            link_site: 0,
+            link_tail: 0,
             link_rip: 0,
             link_from: (0, 0),
             host_stack: 0,
@@ -150,34 +154,57 @@ impl T1 {
             counting: false,
             exact_flags: false,
             budget: dispatch::FUEL_GIVEN,
-            runtime: None,
+            enter: 0,
+            table: runtime::JumpCaches::default(),
         }
     }
 
-    /// Whether the code memory has no room for another block: everything is to be dropped.
-    pub(crate) fn full(&self) -> bool {
-        self.runtime.as_ref().is_some_and(|r| r.full())
-    }
-    /// The block cache is empty: nothing refers to translated code any more, nor the other way round.
-    pub(crate) fn clear(&mut self) {
-        if let Some(r) = &mut self.runtime {
-            r.clear();
-        }
-        self.link_site = 0;
+    /// What [`Cpu::jump_guard`] does not guard is dropped: code may be evicted.
+    pub(crate) fn forget(&mut self) {
+        self.link_tail = 0;
     }
 }
 
 /// What a block knows of its translated form.
 #[derive(Default)]
 pub struct Translation {
-    /// Executions in T0.
+    /// Executions in T0; `u32::MAX` where translating has failed.
     heat: AtomicU32,
-    /// Address of the entry that checks the page's generation; 0 for none.
-    checked: AtomicU64,
-    /// Address of the entry for jumps within the page.
-    linked: AtomicU64,
+    /// See [`Self::entries`]; 0 for none.
+    code: AtomicU64,
     /// Where the code is bound to, if the mode says so.
     page: AtomicU32,
     base: AtomicU32,
     limit: AtomicU32,
+}
+
+/// Where the distance between the two entries is in [`Translation::code`]: host addresses have 47 bits.
+const DISTANCE: u32 = 48;
+
+impl Translation {
+    /// The code, as [`Self::entries`] reads it.
+    #[inline]
+    pub(crate) fn code(&self) -> Option<u64> {
+        Some(self.code.load(Acquire)).filter(|code| *code != 0)
+    }
+    /// The addresses of the entry that checks the page's generation, and of the one for jumps within the page. Both in one
+    /// value, since another vCPU may be putting other code in its place.
+    #[inline]
+    pub(crate) fn entries(code: u64) -> (u64, u64) {
+        let checked = code & ((1 << DISTANCE) - 1);
+        (checked, checked + (code >> DISTANCE))
+    }
+    /// What [`Self::entries`] reads; `None` if they are too far from each other.
+    pub(crate) fn pack(checked: u64, linked: u64) -> Option<u64> {
+        let distance = linked.checked_sub(checked).filter(|d| *d >> (64 - DISTANCE) == 0)?;
+        (checked >> DISTANCE == 0).then_some(checked | distance << DISTANCE)
+    }
+    /// The code is in its place. Under the lock of the cache's writer.
+    pub(crate) fn publish(&self, code: u64, bound: Option<segments::Place>) {
+        if let Some(place) = bound {
+            // Who sees the one and not yet the other is turned away by the code, and asks again.
+            self.bind(place);
+        }
+        self.code.store(code, Release);
+    }
 }

@@ -1,4 +1,4 @@
-//! The memory of translated code, and the code that all blocks share.
+//! The code that all blocks share, and what a vCPU finds blocks by.
 //!
 //! A guest's call is a host's call too, so that the processor foresees where returns go. On the host's stack are the return
 //! addresses in translated code and, above each, the guest's that it stands for. A guest's return is a host's: it arrives
@@ -10,15 +10,9 @@ use super::asm::{ABOVE, Asm, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RSI, RSP
 use super::registers::{MAPPED, slot};
 use super::{T1, dispatch, live};
 use crate::cpu::{Cpu, RIP};
-use crate::vector::arena::Arena;
 use std::alloc::Layout;
-use std::io;
 use std::mem::offset_of;
 
-/// Bytes of translated code a vCPU may have.
-const SIZE: usize = if cfg!(test) { 1 << 20 } else { 32 << 20 };
-/// Kept free for one more block.
-const RESERVE: usize = 64 << 10;
 /// Entries of a jump cache, a power of two.
 const JUMPS: usize = 1 << 13;
 /// Spreads addresses over a jump cache: functions begin at multiples of 16.
@@ -54,21 +48,39 @@ pub struct Jump {
     pub guard: u64,
     pub code: u64,
 }
-/// No guard is 0.
-const NO_JUMP: Jump = Jump { rip: 0, guard: 0, code: 0 };
 const _: () = assert!(size_of::<Jump>() == 32);
 
-/// Empty jump caches, whose pages cost no memory before they are used.
-fn no_jumps() -> io::Result<Box<[Jump]>> {
-    let n = JUMPS * JUMP_CACHES;
-    let layout = Layout::array::<Jump>(n).map_err(io::Error::other)?;
-    // SAFETY: the layout isn't empty; it is that of the slice, whose elements are integers that may be 0.
-    unsafe {
-        let p = std::alloc::alloc_zeroed(layout).cast::<Jump>();
-        if p.is_null() {
-            return Err(io::ErrorKind::OutOfMemory.into());
+/// A vCPU's jump caches; none at first.
+#[derive(Default)]
+pub struct JumpCaches(Box<[Jump]>);
+
+impl JumpCaches {
+    /// Empty ones, whose pages cost no memory before they are used.
+    pub fn new() -> Self {
+        let n = JUMPS * JUMP_CACHES;
+        let Ok(layout) = Layout::array::<Jump>(n) else { return Self::default() };
+        // SAFETY: the layout isn't empty; it is that of the slice, whose elements are integers that may be 0, which is no
+        // guard.
+        unsafe {
+            let p = std::alloc::alloc_zeroed(layout).cast::<Jump>();
+            if p.is_null() {
+                std::alloc::handle_alloc_error(layout);
+            }
+            Self(Box::from_raw(std::ptr::slice_from_raw_parts_mut(p, n)))
         }
-        Ok(Box::from_raw(std::ptr::slice_from_raw_parts_mut(p, n)))
+    }
+    /// The jump cache for code at CPL 3 (`user`) or below, under an address mapping with this name.
+    pub fn of(&self, user: bool, mapping: u64) -> *const Jump {
+        let n = if user { 1 + mapping as usize % (JUMP_CACHES - 1) } else { 0 };
+        self.0.get(n * JUMPS..).map_or(std::ptr::null(), |s| s.as_ptr())
+    }
+    /// Enters the code at a linear address into a cache that [`Self::of`] gave.
+    pub fn note(&mut self, cache: *const Jump, jump: Jump) {
+        let start = (cache as usize).wrapping_sub(self.0.as_ptr() as usize) / size_of::<Jump>();
+        let index = (jump.rip as u32).wrapping_mul(SPREAD) >> JUMPS_SHIFT;
+        if let Some(entry) = self.0.get_mut(start + index as usize) {
+            *entry = jump;
+        }
     }
 }
 
@@ -88,7 +100,7 @@ pub(super) use field;
 
 /// Addresses of the shared code.
 #[derive(Clone, Copy, Default)]
-pub struct Shared {
+pub struct SharedCode {
     /// `extern "sysv64" fn(*mut Cpu, code) -> u32`: loads the registers and goes to `code`, with RAX = RIP.
     pub enter: u64,
     /// Called with RAX = the op and R14 = see [`dispatch::run_op`]: runs T0's handler. Clobbers RAX, R14 and flags.
@@ -105,32 +117,16 @@ pub struct Shared {
     /// Leave with RIP in RAX.
     pub leave: u64,
     pub leave_for_fuel: u64,
-    /// The same with the address of the jump's displacement in R14.
+    /// The same with where the jump led in R14: see [`crate::cache`].
     pub leave_to_link: u64,
     /// Whether blocks count their instructions.
     pub counting: bool,
 }
 
-/// A vCPU's translated code.
-pub struct Runtime {
-    arena: Arena,
-    pub shared: Shared,
-    /// Bytes of the shared code, which stays.
-    kept: usize,
-    /// [`JUMP_CACHES`] times [`JUMPS`].
-    jumps: Box<[Jump]>,
-}
-
-impl Runtime {
-    pub fn new(counting: bool) -> io::Result<Self> {
-        let mut r = Self {
-            arena: Arena::new("auberge-translated", SIZE)?,
-            shared: Shared::default(),
-            kept: 0,
-            jumps: no_jumps()?,
-        };
+impl SharedCode {
+    /// The code, to be put at `origin`, and its addresses there.
+    pub fn make(origin: u64) -> (Vec<u8>, Self) {
         let (code, mut shared) = shared_code();
-        let origin = r.add(&code).unwrap_or_default();
         let fields = [
             &mut shared.enter,
             &mut shared.call_op,
@@ -144,63 +140,7 @@ impl Runtime {
             &mut shared.leave_to_link,
         ];
         fields.into_iter().for_each(|f| *f += origin);
-        r.shared = Shared { counting, ..shared };
-        r.kept = r.arena.used;
-        Ok(r)
-    }
-
-    /// Where the next code will be.
-    pub fn origin(&self) -> u64 {
-        self.arena.execute.as_ptr() as u64 + self.arena.used as u64
-    }
-    /// Copies code in; its address.
-    pub fn add(&mut self, code: &[u8]) -> Option<u64> {
-        let at = self.arena.used;
-        let end = at.checked_add(code.len()).filter(|end| *end <= SIZE)?;
-        let address = self.origin();
-        // SAFETY: `at..end` lies in the mapping, and nothing that was handed out lies there.
-        unsafe {
-            std::ptr::copy_nonoverlapping(code.as_ptr(), self.arena.write.as_ptr().add(at), code.len())
-        };
-        self.arena.used = end.next_multiple_of(16).min(SIZE);
-        Some(address)
-    }
-    /// Leads the jump whose displacement is at `site` to `target`, both addresses in this memory.
-    pub fn link(&mut self, site: u64, target: u64) {
-        let start = self.arena.execute.as_ptr() as u64;
-        let Some(at) = site.checked_sub(start).map(|at| at as usize) else { return };
-        if at < self.kept || at + 4 > self.arena.used {
-            return;
-        }
-        let distance = target.wrapping_sub(site + 4) as u32;
-        // SAFETY: checked above. Only this thread executes the code, and it isn't in it now.
-        unsafe { self.arena.write.as_ptr().add(at).cast::<u32>().write_unaligned(distance.to_le()) };
-    }
-    /// The jump cache for code at CPL 3 (`user`) or below, under an address mapping with this name.
-    pub fn jump_cache(&mut self, user: bool, mapping: u64) -> *mut Jump {
-        let n = if user { 1 + mapping as usize % (JUMP_CACHES - 1) } else { 0 };
-        self.jumps[n * JUMPS..(n + 1) * JUMPS].as_mut_ptr()
-    }
-    /// Enters the code at a linear address into a cache that [`Self::jump_cache`] gave.
-    pub fn note_jump(&mut self, cache: *const Jump, jump: Jump) {
-        let start = (cache as usize).wrapping_sub(self.jumps.as_ptr() as usize) / size_of::<Jump>();
-        let index = (jump.rip as u32).wrapping_mul(SPREAD) >> JUMPS_SHIFT;
-        if let Some(entry) = self.jumps.get_mut(start + index as usize) {
-            *entry = jump;
-        }
-    }
-    /// Bytes in use.
-    #[cfg(test)]
-    pub fn used(&self) -> usize {
-        self.arena.used
-    }
-    pub fn full(&self) -> bool {
-        self.arena.used > SIZE - RESERVE
-    }
-    /// Drops all blocks' code.
-    pub fn clear(&mut self) {
-        self.arena.used = self.kept;
-        self.jumps.fill(NO_JUMP);
+        (code, shared)
     }
 }
 
@@ -264,9 +204,9 @@ pub fn probe_jump(a: &mut Asm, miss: super::asm::Label) {
 }
 
 /// The shared code, and its entries as offsets.
-fn shared_code() -> (Vec<u8>, Shared) {
+fn shared_code() -> (Vec<u8>, SharedCode) {
     let mut a = Asm::default();
-    let mut s = Shared { enter: a.here() as u64, ..Default::default() };
+    let mut s = SharedCode { enter: a.here() as u64, ..Default::default() };
     for r in CALLEE_SAVED {
         if r >= 8 {
             a.bytes(&[0x41]);
@@ -375,7 +315,7 @@ fn shared_code() -> (Vec<u8>, Shared) {
     let mut leave = |why: u32, link: bool| {
         let at = a.here() as u64;
         if link {
-            a.store(field!(link_site), R14);
+            a.store(field!(link_tail), R14);
             a.store(field!(link_rip), RAX);
         }
         a.store(slot(RIP as u8), RAX);

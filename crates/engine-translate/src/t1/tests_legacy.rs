@@ -1,6 +1,5 @@
 //! 32- and 16-bit programs in translated code, beside the interpreter.
 
-use super::runtime::Runtime;
 use crate::cpu::{CS, Cpu, DS, ES, FS, GS, RAX, RBP, RBX, RCX, RDI, RDX, RIP, RSI, RSP, SS};
 use crate::fault::Fault;
 use crate::testing::{CODE, DATA, STACK, cpu16, cpu32, cpu64, peek, poke};
@@ -61,8 +60,7 @@ fn same(new: fn(&[u8]) -> Cpu, code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
         assert_eq!(t0.regs, t1.regs);
         assert_eq!(t0.rflags(), t1.rflags());
         assert!(peek(t0, DATA, STACK as usize) == peek(t1, DATA, STACK as usize), "memory differs");
-        let empty = Runtime::new(false).unwrap().used();
-        assert!(t1.t1.runtime.as_ref().is_some_and(|r| r.used() > empty), "nothing was translated");
+        assert!(t1.t1.enter != 0, "nothing was translated");
     }
     std::mem::replace(&mut cpus[2], cpu64(&[]))
 }

@@ -1,7 +1,7 @@
 //! x87, MMX, SSE, AVX and what else runs natively on the guest's state.
 //!
 //! The guest's registers live in [`VectorState`], in XSAVE's standard format. An instruction runs in a *stub*: a few dozen
-//! bytes of machine code made once per distinct instruction and vCPU, in [`arena`], that
+//! bytes of machine code made once per distinct instruction and segment of the code cache ([`crate::cache`]), that
 //!
 //! 1. loads the general registers the instruction names from the [`Cpu`] into R8 to R10 (the instruction is re-encoded to name those), and
 //!    the vector registers it uses (x87 and MMX: everything, by FXRSTOR);
@@ -16,7 +16,6 @@
 //! Instructions that store selected elements only are done element by element ([`masked`]); state images ([`save`],
 //! [`environment`]) and plain moves ([`moves`]) need no stub. What the host lacks is not offered ([`features`]).
 
-pub(crate) mod arena;
 mod environment;
 pub(crate) mod features;
 mod masked;
@@ -62,17 +61,4 @@ pub fn select(cpu: &mut Cpu, i: &Instruction, code: &[u8], op: &mut Op) -> Optio
         return None;
     }
     moves::select(i, op).or_else(|| masked::select(i, op)).or_else(|| native::select(cpu, i, op))
-}
-
-impl Cpu {
-    /// Whether the stubs have to go (with the block cache) before another block is decoded.
-    pub(crate) fn vector_stubs_full(&self) -> bool {
-        self.vector.stubs.as_ref().is_some_and(|s| s.full())
-    }
-    /// The block cache is empty: no op refers to a stub any more.
-    pub(crate) fn vector_clear_stubs(&mut self) {
-        if let Some(s) = &mut self.vector.stubs {
-            s.clear();
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! SSE and AVX instructions that run in a stub.
 
-use super::arena::{MAX_STUB, Stub, Stubs};
 use super::stub::{self, Kind};
+use crate::cache::{No, Stub};
 use crate::cpu::Cpu;
 use crate::decode::Lowered;
 use crate::fault::{Fault, Guest};
@@ -17,23 +17,13 @@ pub(super) const AVX: u8 = 1;
 /// Finds or makes the stub for an instruction. `None` if the host can't encode it.
 pub(super) fn stub_for(cpu: &mut Cpu, i: &Instruction, kind: Kind) -> Option<Result<Stub, Fault>> {
     let key = stub::normalise(i);
-    let stubs = match &mut cpu.vector.stubs {
-        Some(s) => s,
-        none => match Stubs::new() {
-            Ok(s) => none.insert(Box::new(s)),
-            Err(e) => return Some(Err(no_room(&format!("the host gives no executable memory: {e}")))),
-        },
-    };
-    if let Some(found) = stubs.find(&key) {
-        return Some(Ok(found));
-    }
-    let built = stub::build(&key, kind)?;
-    debug_assert!(built.code.len() <= MAX_STUB);
-    Some(
-        stubs
-            .add(key, &built.code, built.instruction, built.opcode)
-            .ok_or_else(|| no_room("its memory for native vector instructions is full")),
-    )
+    Some(cpu.shared.code.stub(key, || stub::build(&key, kind))?.map_err(|no| match no {
+        No::Refused(e) => no_room(&format!("the host gives no executable memory: {e}")),
+        _ => {
+            cpu.vector.refused = true;
+            no_room("its memory for native vector instructions is full")
+        }
+    }))
 }
 
 fn no_room(why: &str) -> Fault {
@@ -110,8 +100,8 @@ impl Cpu {
     /// Runs a stub; raises #XM if it met an unmasked exception.
     #[inline]
     pub(super) fn call_stub(&mut self, entry: u64) -> Guest<()> {
-        // SAFETY: `entry` is a stub in this vCPU's arena: the op that holds it is in the block cache or `single`, which are
-        // emptied before the arena is. A stub touches only the Cpu, within `vector`, `regs` and `status`, and
+        // SAFETY: `entry` is a stub in the code cache, in the same segment as the op that holds it, or looked up since this vCPU
+        // last passed (`single`). A stub touches only the Cpu, within `vector`, `regs` and `status`, and
         // keeps what the ABI wants kept.
         let raised = unsafe {
             let f: extern "sysv64" fn(*mut Cpu) -> u32 = std::mem::transmute(entry as *const u8);

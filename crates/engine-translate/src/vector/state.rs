@@ -1,6 +1,5 @@
 //! The guest's FPU and vector registers, as XSAVE's standard format lays them out.
 
-use super::arena::Stubs;
 use thiserror::Error;
 
 /// Bytes of the state: legacy region, header, upper halves of YMM0 to YMM15 (SDM 1 13.4.1 to 13.5.3).
@@ -48,7 +47,7 @@ pub enum StateError {
 #[repr(C, align(64))]
 pub(crate) struct Aligned<const N: usize>(pub [u8; N]);
 
-/// The FPU and vector state of a vCPU, and the native stubs that work on it.
+/// The FPU and vector state of a vCPU.
 #[repr(C, align(64))]
 pub struct VectorState {
     /// Every register, always current. The header is not kept.
@@ -61,7 +60,8 @@ pub struct VectorState {
     pub(crate) mxcsr_host: u32,
     /// Which components XSAVE and VEX-encoded instructions may use (SDM 1 13.3).
     pub xcr0: u64,
-    pub(super) stubs: Option<Box<Stubs>>,
+    /// There was no room for a stub since this was last reset.
+    pub(crate) refused: bool,
 }
 
 impl Default for VectorState {
@@ -72,7 +72,7 @@ impl Default for VectorState {
             mxcsr_run: 0,
             mxcsr_host: MXCSR_RESET,
             xcr0: X87,
-            stubs: None,
+            refused: false,
         };
         s.init_x87();
         s.set_mxcsr(MXCSR_RESET);

@@ -28,7 +28,7 @@ pub(super) enum Kind {
 }
 
 /// A stub's code.
-pub(super) struct Built {
+pub(crate) struct Built {
     pub code: Vec<u8>,
     /// Offset of the guest's instruction in it.
     pub instruction: usize,

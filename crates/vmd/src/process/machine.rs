@@ -23,9 +23,10 @@ pub fn make(
     modules: Vec<OwnedFd>,
     disks: Vec<OwnedFd>,
 ) -> anyhow::Result<Pc> {
-    let engines = engines();
+    let choice = spec.engine_choice()?;
+    let engines = engines(choice.cache);
     let engines: Vec<&dyn Engine> = engines.iter().map(|engine| &**engine).collect();
-    let engine = engine::vm::choose(&engines, spec.engine.as_deref())?;
+    let engine = engine::vm::choose(&engines, choice.name.as_deref())?;
     let boot = Boot {
         kernel: Source::from_file(spec.kernel.display().to_string(), kernel.into()),
         modules: spec
@@ -56,16 +57,19 @@ pub fn make(
     Ok(Pc::new(engine, config)?)
 }
 
-/// The engines in this build; for some processors there is none.
-fn engines() -> Vec<Box<dyn Engine>> {
+/// The engines in this build; for some processors there is none. `cache`: bytes for translated code.
+fn engines(cache: Option<u64>) -> Vec<Box<dyn Engine>> {
     #[cfg(target_arch = "x86_64")]
     use engine_translate::{Tiers, Translate};
     #[cfg(target_arch = "x86_64")]
     return [Tiers::All, Tiers::Interpreter, Tiers::Lockstep]
-        .map(|tiers| Box::new(Translate::with_tiers(tiers)) as Box<dyn Engine>)
+        .map(|tiers| Box::new(Translate::with_tiers(tiers).with_cache(cache)) as Box<dyn Engine>)
         .into();
     #[cfg(not(target_arch = "x86_64"))]
-    Vec::new()
+    {
+        let _ = cache;
+        Vec::new()
+    }
 }
 
 /// A debug console's file. A guest can't fill the host's disk with it.
