@@ -81,11 +81,6 @@ unsafe impl Send for Generation {}
 unsafe impl Sync for Generation {}
 
 impl Block {
-    /// The same once more.
-    pub(crate) fn again(&self) -> Decoded {
-        let Self { ops, len, generations, pages, .. } = self;
-        Decoded { ops: ops.to_vec(), len: *len, generations: *generations, pages: *pages }
-    }
     /// The counter of the page it lies in and its value when the block was decoded; `None` where it lies in two.
     pub fn generation(&self) -> Option<(*const AtomicU32, u32)> {
         match self.generations {
@@ -245,6 +240,36 @@ impl Cpu {
                 return Ok(block);
             }
         }
+    }
+
+    /// A block at RIP that lies in the cache's current segment, for one that was found in another: without making room, which
+    /// might cost the one that was found. `None` if that can't be.
+    pub(crate) fn again_in_current_segment(&mut self, old: &Block) -> Option<*const Block> {
+        let (key, rip) = (old.key, self.regs[RIP]);
+        let number = self.shared.code.number();
+        let room = self.code_room(rip);
+        let good =
+            |b: &Block| b.segment == number && b.valid() && b.len as u64 <= room && b.pages[0] == b.pages[1];
+        // SAFETY: what was found is there until this vCPU passes.
+        let known = self.shared.code.find(key).filter(|b| good(unsafe { &**b }));
+        let block = match known {
+            Some(block) => block,
+            None => {
+                self.vector.refused = false;
+                let Ok(made) = self.decode_block(rip, GuestPhys(key.0), MAX_OPS) else {
+                    // It is raised again when the block is executed.
+                    self.fault = None;
+                    return None;
+                };
+                if self.vector.refused {
+                    return None;
+                }
+                self.shared.code.add(key, made, number, good)?
+            }
+        };
+        let (linear, guard) = (self.code_linear(rip), self.jump_guard());
+        self.blocks.jumps[jump_index(linear, guard)] = Jump { linear, guard, block };
+        Some(block)
     }
 
     /// Decodes one instruction for itself.

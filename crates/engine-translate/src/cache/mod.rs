@@ -11,8 +11,8 @@
 //! The cache is a ring of [`SEGMENTS`] segments. New blocks go to the current one. When that is full the next one, which
 //! is empty, becomes current, and the one behind it, which is the oldest, begins to leave: its blocks are taken out of the
 //! maps, jumps into it from other segments are led back to where they were before, and the epoch is advanced. Once
-//! every vCPU has passed that epoch nobody can be in it, and it is emptied. A block whose translation is made in a later
-//! segment than its own moves there, so that whatever belongs to a block, and only that, goes with it.
+//! every vCPU has passed that epoch nobody can be in it, and it is emptied. A block of an older segment that is to be
+//! translated is decoded again, into the current one: its ops, the stubs that these call, and its code go together.
 //!
 //! What may hold the address of a block or its code, and why it is gone by then:
 //!
@@ -212,13 +212,13 @@ impl CodeCache {
         Some(Ok(stub))
     }
 
-    /// Translates a block, unless it is already and `fits` likes that: `make` is given the block, whose ops will stay as long
-    /// as the code, the address for the code, and the shared code. What [`Translation::code`] gives.
+    /// Translates a block of the current segment, unless it is already and `fits` likes that: `make` is given the address
+    /// for the code, and the shared code. What [`Translation::code`] gives.
     pub(crate) fn translate(
         &self,
         block: &Block,
         fits: impl FnOnce(&Block) -> bool,
-        make: impl FnOnce(&Block, u64, SharedCode) -> Option<Made>,
+        make: impl FnOnce(u64, SharedCode) -> Option<Made>,
     ) -> Result<u64, No> {
         let Ok(mut w) = self.writer.try_lock() else { return Err(No::Busy) };
         if let Some(code) = block.translation.code().filter(|_| fits(block)) {
@@ -228,18 +228,14 @@ impl CodeCache {
             return Err(No::Full);
         }
         w.have_arena(self.budget).map_err(|e| No::Refused(e.to_string()))?;
-        let (number, shared) = (w.last, w.shared);
+        if block.segment != w.last {
+            return Err(No::Busy);
+        }
+        let shared = w.shared;
         let Writer { arena: Some(arena), segments, current, .. } = &mut *w else { return Err(No::Unable) };
         let segment = &mut segments[*current];
-        let home = if block.segment == number {
-            block
-        } else {
-            // SAFETY: just made, and as good as the block that the caller has, or longer.
-            unsafe { &*segment.add_block(block.key, block.again()) }
-        };
-        let at = segment.next_code();
-        let origin = arena.address(at);
-        let made = make(home, origin, shared).ok_or(No::Unable)?;
+        let origin = arena.address(segment.next_code());
+        let made = make(origin, shared).ok_or(No::Unable)?;
         let code =
             Translation::pack(origin + made.checked as u64, origin + made.linked as u64).ok_or(No::Unable)?;
         if !segment.add_code(arena, &made.code) {
@@ -247,15 +243,7 @@ impl CodeCache {
             return Err(No::Full);
         }
         self.note_room(segment);
-        home.translation.publish(code, made.bound);
-        if !std::ptr::eq(home, block) {
-            // For those that have found the old one: it goes first.
-            block.translation.publish(code, made.bound);
-            let mut map = self.map(block.key);
-            if let Some(known) = map.0.get_mut(&block.key).filter(|b| std::ptr::eq(**b, block)) {
-                *known = home;
-            }
-        }
+        block.translation.publish(code, made.bound);
         Ok(code)
     }
 

@@ -284,3 +284,27 @@ fn sizes_are_kept_within_reason() {
         );
     }
 }
+
+#[test]
+fn translated_block_of_an_older_segment_keeps_the_stubs_it_calls() {
+    // addss xmm0, [rsi], across pages, which T0's handler does in a stub; jmp to an endless loop
+    let mut code = vec![0xf3, 0x0f, 0x58, 0x06, 0xeb, 0x3a];
+    code.resize(64, 0x90);
+    code.extend([0xeb, 0xfe]);
+    let mut cpu = translating(&code);
+    cpu.cr4 = x86::Cr4::OSFXSR | x86::Cr4::OSXMMEXCPT;
+    poke(&cpu, DATA + 0xffe, &1f32.to_le_bytes());
+    cpu.regs[RSI] = DATA + 0xffe;
+    let mut expected = 0.0;
+    for round in 0..6 * SEGMENTS {
+        // Interpreted in one segment, translated in the next, executed in others.
+        cpu.t1.threshold = if round % 4 == 0 { 1000 } else { 0 };
+        for _ in 0..2 {
+            cpu.regs[RIP] = CODE;
+            run_to(&mut cpu, CODE + 64);
+            expected += 1.0;
+            assert_eq!(f32::from_bits(cpu.vector.xmm(0) as u32), expected);
+        }
+        next_segment(&mut cpu);
+    }
+}

@@ -134,6 +134,15 @@ impl Cpu {
             // If there is no room yet, the next block that is not found waits for it.
             self.make_room_now();
         }
+        if block.generation().is_none() {
+            block.translation.heat.store(u32::MAX, Relaxed);
+            return None;
+        }
+        let block = match block.segment == self.shared.code.number() {
+            true => block,
+            // SAFETY: good until this vCPU passes.
+            false => unsafe { &*self.again_in_current_segment(block)? },
+        };
         let rip = self.regs[RIP];
         let bound = self.code_place(rip);
         let site = Site {
@@ -146,7 +155,7 @@ impl Cpu {
         let memory = &self.shared.memory;
         let counting = self.t1.counting;
         let fits = |block: &Block| self.translated_for_this_place(block);
-        let made = self.shared.code.translate(block, fits, |block, origin, shared| {
+        let made = self.shared.code.translate(block, fits, |origin, shared| {
             let shared = SharedCode { counting, ..shared };
             let made = super::compile::compile(block, site, memory, origin, shared)?;
             // What was read again is what was decoded, if the page did not change.
