@@ -187,7 +187,7 @@ pub struct Machine {
     /// Run the guest's processors with this engine: translate; translate:t0, which interprets only; or
     /// translate:lockstep, which does everything both ways and stops at the first difference
     ///
-    /// Behind a comma, cache=SIZE bounds the memory for translated code: 64M where not given
+    /// Behind a comma, cache=SIZE bounds the memory for translated code: 256M where not given
     #[arg(long, value_name = "name[,cache=size]")]
     pub engine: Option<String>,
 }

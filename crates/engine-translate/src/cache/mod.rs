@@ -51,7 +51,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Segments of the ring.
 pub const SEGMENTS: usize = 8;
 /// Bytes, unless an option says otherwise.
-pub const DEFAULT_SIZE: usize = if cfg!(test) { MIN_SIZE } else { 64 << 20 };
+///
+/// A compiler's run takes some 130 MiB, and no memory is taken before code is executed.
+pub const DEFAULT_SIZE: usize = if cfg!(test) { MIN_SIZE } else { 256 << 20 };
 /// Bytes, at least.
 pub const MIN_SIZE: usize = 4 << 20;
 /// Bytes, at most: jumps reach 2 GiB.
@@ -307,6 +309,7 @@ impl CodeCache {
         let segment = w.segment();
         segment.state = State::Live;
         segment.number = number;
+        log::debug!("code cache: segment {number} begins");
         self.number.store(number, Release);
         self.full.store(false, Release);
         let oldest = (next + 1) % SEGMENTS;

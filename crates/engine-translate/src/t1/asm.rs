@@ -216,12 +216,18 @@ impl Asm {
     }
 
     /// Fills in the displacements. `None` if a label was never bound.
-    pub fn finish(mut self) -> Option<Vec<u8>> {
-        for (at, label) in self.uses {
+    pub fn finish(&mut self) -> Option<Box<[u8]>> {
+        for &(at, label) in &self.uses {
             let distance = (self.labels[label]? as i64 - at as i64 - 4) as i32;
             self.code[at..at + 4].copy_from_slice(&distance.to_le_bytes());
         }
-        Some(self.code)
+        Some(self.code[..].into())
+    }
+    /// Drops everything, for other code; labels must not be used.
+    pub fn clear(&mut self) {
+        self.code.clear();
+        self.labels.clear();
+        self.uses.clear();
     }
 }
 

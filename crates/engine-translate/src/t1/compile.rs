@@ -4,6 +4,7 @@ use super::access::Ea;
 use super::asm::{Asm, Label, Mem, NOT_EQUAL, R14, RAX, SIGN};
 use super::flags::{Flags, live};
 use super::groups::{self, Access, Role};
+use super::kit::{Encoding, Kit};
 use super::live::Live;
 use super::registers::slot;
 use super::runtime::{SharedCode, drop_returns, field};
@@ -12,7 +13,7 @@ use crate::block::Block;
 use crate::cpu::{CS, Cpu, Mode, RIP};
 use crate::op::{Flow, Op};
 use address::{GuestPhys, PAGE_SIZE};
-use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 use memory::GuestMemory;
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
@@ -22,7 +23,7 @@ const EXECUTING: usize = offset_of!(Cpu, executing);
 
 /// A block's code, to be put at the origin it was made for.
 pub struct Made {
-    pub code: Vec<u8>,
+    pub code: Box<[u8]>,
     /// Offsets of the entries: with RAX = RIP, and for jumps within the page.
     pub checked: usize,
     pub linked: usize,
@@ -66,6 +67,8 @@ pub struct Compiler<'a> {
     pub planned: Vec<Option<(Access, Role)>>,
     /// Groups whose first access was translated, one bit each.
     pub led: u32,
+    /// The block, for handlers.
+    block: *const Block,
     pub ops: &'a [Op],
     pub mode: Mode,
     /// Where it is bound to.
@@ -87,8 +90,12 @@ pub struct Compiler<'a> {
     page_number: i32,
     /// What of vector and x87 registers is known to be in the host's here.
     pub live: Live,
-    pub factory: InstructionInfoFactory,
-    encoder: Encoder,
+    pub encoding: &'a mut Encoding,
+    /// Call the handler of the op whose number is in AL: [`SharedCode::call_op`] and [`SharedCode::call_miss`].
+    call_op: Label,
+    call_miss: Label,
+    /// Whether they are called.
+    handled: [bool; 2],
 }
 
 /// What a block is translated for.
@@ -112,15 +119,18 @@ pub fn compile(
     memory: &GuestMemory,
     origin: u64,
     shared: SharedCode,
+    kit: &mut Kit,
 ) -> Option<Made> {
     let Site { mode, rip, linear, bound, exact_flags } = site;
     let (counter, generation) = block.generation()?;
     let page_number = i32::try_from(block.pages[0]).ok()?;
     let offset = (linear % PAGE_SIZE) as u32;
-    let mut bytes = vec![0; block.len as usize];
-    memory.read(GuestPhys(block.pages[0] << 12 | offset as u64), &mut bytes).ok()?;
-    let mut instructions = Vec::with_capacity(block.ops.len());
-    let mut decoder = Decoder::with_ip(mode.bits(), &bytes, rip, DecoderOptions::NONE);
+    let Kit { asm, tails, instructions, bytes, encoding } = kit;
+    bytes.clear();
+    bytes.resize(block.len as usize, 0);
+    memory.read(GuestPhys(block.pages[0] << 12 | offset as u64), bytes).ok()?;
+    instructions.clear();
+    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
     for op in block.ops.iter() {
         let i = decoder.decode();
         // What doesn't decode is T0's, and the block's last.
@@ -130,20 +140,21 @@ pub fn compile(
         instructions.push(i);
     }
     #[cfg(test)]
-    crate::lockstep::tests::spoil(&mut instructions);
+    crate::lockstep::tests::spoil(instructions);
 
-    let mut a = Asm::default();
+    let mut a = std::mem::take(asm);
+    a.clear();
+    let (call_op, call_miss) = (a.label(), a.label());
     let linked = a.label();
-    let (stale, empty) = (a.label(), a.label());
-    let count = block.ops.len() as u8;
-    let counting = shared.counting;
+    let stale = a.label();
     let mut c = Compiler {
         a,
         flags: Flags::Saved,
-        flags_live: live(&instructions, exact_flags),
+        flags_live: live(instructions, exact_flags),
         current: 0,
         planned: Vec::new(),
         led: 0,
+        block,
         ops: &block.ops,
         mode,
         bound,
@@ -151,52 +162,73 @@ pub fn compile(
         offset,
         origin,
         shared,
-        tails: Vec::new(),
+        tails: std::mem::take(tails),
         linked,
         stale,
         counter,
         generation,
         page_number,
         live: Live::default(),
-        factory: InstructionInfoFactory::new(),
-        encoder: Encoder::new(64),
+        encoding,
+        call_op,
+        call_miss,
+        handled: [false; 2],
     };
-    c.planned = groups::plan(&mut c, &instructions);
-    c.enter_page();
-    c.a.bind(linked);
-    if counting {
-        c.a.rm(false, &[0x83], 5, field!(fuel));
-        c.a.bytes(&[count]);
-        c.a.jump_if(SIGN, empty);
-    }
-    for (k, i) in instructions.iter().enumerate() {
-        c.current = k;
-        if block.ops[k].flow == Flow::Next {
-            c.attempt(|c| c.instruction(k, i)).or_else(|| c.call_handler(k))?;
-        } else {
-            c.attempt(|c| c.end(k, i)).or_else(|| c.call_last(k))?;
-        }
-    }
-    if block.ops.last()?.flow == Flow::Next {
-        c.save_flags();
-        c.edge((offset + block.len) as i32);
-    }
-    c.finish_tails();
-
-    c.a.bind(stale);
-    c.far_jump(shared.leave);
-    if counting {
-        c.a.bind(empty);
-        c.a.rm(false, &[0x83], 0, field!(fuel));
-        c.a.bytes(&[count]);
-        c.at_page(offset as i32);
-        c.far_jump(shared.leave_for_fuel);
-    }
-    let linked = c.a.place(linked)?;
-    Some(Made { code: c.a.finish()?, checked: 0, linked, bound })
+    c.tails.clear();
+    let made = c.block(instructions);
+    (*asm, *tails) = (c.a, c.tails);
+    made
 }
 
 impl Compiler<'_> {
+    /// All of the block.
+    fn block(&mut self, instructions: &[Instruction]) -> Option<Made> {
+        self.planned = groups::plan(self, instructions);
+        let ops = self.ops;
+        let count = ops.len() as u8;
+        let counting = self.shared.counting;
+        let empty = self.a.label();
+        self.enter_page();
+        self.a.bind(self.linked);
+        if counting {
+            self.a.rm(false, &[0x83], 5, field!(fuel));
+            self.a.bytes(&[count]);
+            self.a.jump_if(SIGN, empty);
+        }
+        for (k, i) in instructions.iter().enumerate() {
+            self.current = k;
+            if ops[k].flow == Flow::Next {
+                self.attempt(|c| c.instruction(k, i)).or_else(|| self.call_handler(k))?;
+            } else {
+                self.attempt(|c| c.end(k, i)).or_else(|| self.call_last(k))?;
+            }
+        }
+        let end = ops.last()?;
+        if end.flow == Flow::Next {
+            self.save_flags();
+            self.edge((self.offset + end.offset as u32 + end.len as u32) as i32);
+        }
+        self.finish_tails();
+
+        self.a.bind(self.stale);
+        self.far_jump(self.shared.leave);
+        if counting {
+            self.a.bind(empty);
+            self.a.rm(false, &[0x83], 0, field!(fuel));
+            self.a.bytes(&[count]);
+            self.at_page(self.offset as i32);
+            self.far_jump(self.shared.leave_for_fuel);
+        }
+        let entries = [(self.call_op, self.shared.call_op), (self.call_miss, self.shared.call_miss)];
+        for ((label, entry), _) in entries.into_iter().zip(self.handled).filter(|(_, used)| *used) {
+            self.a.bind(label);
+            self.a.load_immediate(R14, self.block as u64);
+            self.far_jump(entry);
+        }
+        let linked = self.a.place(self.linked)?;
+        Some(Made { code: self.a.finish()?, checked: 0, linked, bound: self.bound })
+    }
+
     /// Does `f`, or nothing at all where it gives up.
     fn attempt(&mut self, f: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
         let (mark, flags, tails) = (self.a.mark(), self.flags, self.tails.len());
@@ -217,26 +249,21 @@ impl Compiler<'_> {
         let mut plain = *i;
         plain.set_has_xacquire_prefix(false);
         plain.set_has_xrelease_prefix(false);
-        let done = self.encoder.encode(&plain, 0);
-        let bytes = self.encoder.take_buffer();
-        done.ok()?;
-        self.a.bytes(&bytes);
-        Some(())
+        self.encoding.encode(&plain, &mut self.a)
     }
 
     /// The call of op `k`'s T0 handler, flags being saved.
-    fn handler(&mut self, k: usize, entry: u64) {
-        let op: *const Op = &self.ops[k];
-        let left = (self.ops.len() - k) as u32;
-        self.a.load_immediate(RAX, op as u64);
-        self.a.load_immediate(R14, (left << 16 | self.offset) as u64);
-        self.a.far(0xe8, self.origin, entry);
+    fn handler(&mut self, k: usize, entry: Label) {
+        // mov al, k
+        self.a.bytes(&[0xb0, k as u8]);
+        self.a.call(entry);
+        self.handled[(entry == self.call_miss) as usize] = true;
     }
 
     /// An op in the middle that T0 does.
     fn call_handler(&mut self, k: usize) -> Option<()> {
         self.save_flags();
-        self.handler(k, self.shared.call_op);
+        self.handler(k, self.call_op);
         self.flags = Flags::Saved;
         self.live = Live::default();
         Some(())
@@ -245,7 +272,7 @@ impl Compiler<'_> {
     /// A last op that T0 does.
     fn call_last(&mut self, k: usize) -> Option<()> {
         self.save_flags();
-        self.handler(k, self.shared.call_op);
+        self.handler(k, self.call_op);
         self.after_handler(k);
         Some(())
     }
@@ -362,12 +389,12 @@ impl Compiler<'_> {
             match t {
                 Tail::Handler { from, resume: None, op, .. } => {
                     self.a.bind(from);
-                    self.handler(op, self.shared.call_op);
+                    self.handler(op, self.call_op);
                     self.after_handler(op);
                 }
                 Tail::Handler { from, resume: Some(resume), op, flags, live, fpu } => {
                     self.a.bind(from);
-                    self.handler(op, if fpu { self.shared.call_op } else { self.shared.call_miss });
+                    self.handler(op, if fpu { self.call_op } else { self.call_miss });
                     // Only what the handler put back has to be loaded again.
                     let again = Live { fpu: live.fpu && fpu, ..live };
                     let refused = self.a.label();
@@ -387,7 +414,7 @@ impl Compiler<'_> {
                     self.begin(need, refused);
                     self.a.jump(resume);
                     self.a.bind(refused);
-                    self.handler(op, self.shared.call_op);
+                    self.handler(op, self.call_op);
                     self.after_handler(op);
                 }
                 Tail::Alone { from, ea, size, write, miss, found, first } => {
@@ -400,8 +427,9 @@ impl Compiler<'_> {
                     let back = site as i32 - (self.a.here() as i32 + 4);
                     self.a.bytes(&back.to_le_bytes());
                     self.a.bind(from);
-                    let tail = self.origin + self.a.here() as u64;
-                    self.a.load_immediate(R14, tail);
+                    // lea r14, [rip - its own length]: this place
+                    self.a.bytes(&[0x4c, 0x8d, 0x35]);
+                    self.a.bytes(&(-7i32).to_le_bytes());
                     self.at_page(delta);
                     self.far_jump(self.shared.leave_to_link);
                 }

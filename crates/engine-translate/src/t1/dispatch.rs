@@ -6,7 +6,8 @@ use super::runtime::{ASTRAY, CONTINUE, FAULT, FUEL, Jump, JumpCaches, LINK, LOOK
 use crate::block::Block;
 use crate::cache::No;
 use crate::cpu::{CS, Cpu, RIP, RSP};
-use crate::op::{Flow, Op};
+use crate::op::Flow;
+use address::PAGE_SIZE;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Instructions between two returns to the executor, where they are counted.
@@ -25,22 +26,23 @@ pub(crate) enum Ran {
     Fault(u8),
 }
 
-/// Runs T0's handler for an op in translated code. `at`: the block's offset in its page, and from bit 16 on the
-/// block's instructions from this one to its last. Returns [`CONTINUE`], [`FAULT`] or, in the middle of a block where
+/// Runs T0's handler for op `number` of a block in translated code. Returns [`CONTINUE`], [`FAULT`] or, in the middle of a block where
 /// something is to be seen to before its next instruction, [`LOOK`]; [`MOVED`] at its end, where the address mapping isn't
 /// what it was.
 ///
 /// Only translated code calls this, with its vCPU and an op of the block it is.
-pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, op: *const Op, at: u32) -> u32 {
-    // SAFETY: the vCPU is the one that `enter` was given, whose reference isn't used meanwhile. The op is the block's that
+pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, number: u32, block: *const Block) -> u32 {
+    // SAFETY: the vCPU is the one that `enter` was given, whose reference isn't used meanwhile. The block is the one that
     // the code was made from, which lives until the code is dropped.
-    let (cpu, op) = unsafe { (&mut *cpu, &*op) };
+    let (cpu, block) = unsafe { (&mut *cpu, &*block) };
+    let op = &block.ops[number as usize];
+    let left = (block.ops.len() - number as usize) as i32;
     let (long, mask) = (cpu.mode.is64(), cpu.mode.rip_mask());
-    cpu.regs[RIP] = (cpu.t1.page_rip + (at & 0xfff) as u64).wrapping_sub(cpu.seg_base[CS]) & mask;
+    cpu.regs[RIP] = (cpu.t1.page_rip + block.key.0 % PAGE_SIZE).wrapping_sub(cpu.seg_base[CS]) & mask;
     if (op.exec)(cpu, op).is_err() {
         cpu.regs[RIP] = cpu.this_rip(op);
         cpu.t1.fault_seg = op.seg;
-        cpu.t1.fuel += (at >> 16) as i32;
+        cpu.t1.fuel += left;
         return FAULT;
     }
     match (long, cpu.mode.is64()) {
@@ -54,7 +56,7 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, op: *const Op, at: u32) -> u
     let moved = cpu.t1.guard != before;
     if op.flow == Flow::Next && (moved || cpu.remote.pending.load(Relaxed) != 0) {
         cpu.regs[RIP] = cpu.next_rip(op);
-        cpu.t1.fuel += (at >> 16) as i32 - 1;
+        cpu.t1.fuel += left - 1;
         return LOOK;
     }
     if moved { MOVED } else { CONTINUE }
@@ -154,13 +156,15 @@ impl Cpu {
         };
         let memory = &self.shared.memory;
         let counting = self.t1.counting;
+        let mut kit = std::mem::take(&mut self.t1.kit).unwrap_or_default();
         let fits = |block: &Block| self.translated_for_this_place(block);
         let made = self.shared.code.translate(block, fits, |origin, shared| {
             let shared = SharedCode { counting, ..shared };
-            let made = super::compile::compile(block, site, memory, origin, shared)?;
+            let made = super::compile::compile(block, site, memory, origin, shared, &mut kit)?;
             // What was read again is what was decoded, if the page did not change.
             block.valid().then_some(made)
         });
+        self.t1.kit = Some(kit);
         match made {
             Ok(code) => {
                 // For another place only after another lap of T0.

@@ -9,10 +9,11 @@
 use super::T1;
 use super::access::{Base, Ea};
 use super::compile::Compiler;
+use super::kit::Encoding;
 use super::registers::STACK;
 use super::special::FRAME;
 use crate::op::Op;
-use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 /// Groups of one block.
 pub const GROUPS: usize = 8;
@@ -75,7 +76,7 @@ impl Values {
         self.now[r].1 = self.now[r].1.wrapping_add(n);
     }
     /// Follows an instruction.
-    fn step(&mut self, i: &Instruction, factory: &mut InstructionInfoFactory) {
+    fn step(&mut self, i: &Instruction, encoding: &mut Encoding) {
         let wide = |n| {
             let r: Register = i.op_register(n);
             (i.op_kind(n) == OpKind::Register && r.is_gpr64()).then(|| r.number())
@@ -121,7 +122,7 @@ impl Values {
         ) {
             self.segments += 1;
         }
-        for u in factory.info(i).used_registers() {
+        for u in encoding.info(i).used_registers() {
             let r = u.register().full_register();
             if r.is_gpr64() && u.access() != OpAccess::Read && u.access() != OpAccess::CondRead {
                 self.unknown(r.number());
@@ -202,7 +203,7 @@ pub fn plan(c: &mut Compiler, instructions: &[Instruction]) -> Vec<Option<(Acces
             g.members += 1;
             Some((a, at, low))
         }));
-        values.step(i, &mut c.factory);
+        values.step(i, c.encoding);
     }
     let mut numbers = 0;
     let numbered: Vec<Option<usize>> = groups

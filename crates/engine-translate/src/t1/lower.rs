@@ -117,12 +117,7 @@ impl Compiler<'_> {
 
     /// How each operand is used.
     pub fn accesses(&mut self, i: &Instruction) -> [OpAccess; 5] {
-        let mut access = [OpAccess::None; 5];
-        let info = self.factory.info(i);
-        for n in 0..i.op_count().min(5) {
-            access[n as usize] = info.op_access(n);
-        }
-        access
+        self.encoding.accesses(i)
     }
     pub fn load_loans(&mut self, loans: &Loans) {
         for l in loans.iter().flatten().filter(|l| l.load) {

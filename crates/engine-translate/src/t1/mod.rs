@@ -8,7 +8,7 @@
 //! - [`segments`]: what 16- and 32-bit code needs; [`high_bytes`]: AH, CH, DH, BH; [`count`]: LOOP and JCXZ
 //! - [`vector`]: SSE, AVX, MMX and x87; [`live`]: their registers
 //! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are
-//! - [`gs`]: the host's GS base, where translated code finds the soft TLB
+//! - [`kit`]: what is used from block to block; [`gs`]: the host's GS base, where translated code finds the soft TLB
 //! - [`dispatch`]: what the executor does with it
 //!
 //! Guest registers have a host register each ([`registers`]), all but R8 to R11, which stay in the [`Cpu`]. RAX and R14
@@ -31,6 +31,7 @@ mod forms;
 mod groups;
 mod gs;
 mod high_bytes;
+mod kit;
 mod live;
 mod lower;
 mod registers;
@@ -118,6 +119,7 @@ pub struct T1 {
     pub(crate) budget: i32,
     /// [`SharedCode::enter`], once code was executed; and all jump caches.
     enter: u64,
+    kit: Option<Box<kit::Kit>>,
     table: runtime::JumpCaches,
 }
 
@@ -155,6 +157,7 @@ impl T1 {
             exact_flags: false,
             budget: dispatch::FUEL_GIVEN,
             enter: 0,
+            kit: None,
             table: runtime::JumpCaches::default(),
         }
     }

@@ -6,7 +6,7 @@
 //! that looks every return up. All of them are dropped when the address mapping changes, when they become too many, and
 //! when the chain ends; the page of code behind a call is looked at as on every way into a page.
 
-use super::asm::{ABOVE, Asm, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RSI, RSP};
+use super::asm::{ABOVE, Asm, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RDX, RSI, RSP};
 use super::registers::{MAPPED, slot};
 use super::{T1, dispatch, live};
 use crate::cpu::{Cpu, RIP};
@@ -103,7 +103,7 @@ pub(super) use field;
 pub struct SharedCode {
     /// `extern "sysv64" fn(*mut Cpu, code) -> u32`: loads the registers and goes to `code`, with RAX = RIP.
     pub enter: u64,
-    /// Called with RAX = the op and R14 = see [`dispatch::run_op`]: runs T0's handler. Clobbers RAX, R14 and flags.
+    /// Called with AL = the op's number and R14 = its block: runs T0's handler. Clobbers RAX, R14 and flags.
     pub call_op: u64,
     /// The same for a memory operand that missed, of an instruction that isn't x87's or MMX's: x87's registers stay.
     pub call_miss: u64,
@@ -125,7 +125,7 @@ pub struct SharedCode {
 
 impl SharedCode {
     /// The code, to be put at `origin`, and its addresses there.
-    pub fn make(origin: u64) -> (Vec<u8>, Self) {
+    pub fn make(origin: u64) -> (Box<[u8]>, Self) {
         let (code, mut shared) = shared_code();
         let fields = [
             &mut shared.enter,
@@ -204,7 +204,7 @@ pub fn probe_jump(a: &mut Asm, miss: super::asm::Label) {
 }
 
 /// The shared code, and its entries as offsets.
-fn shared_code() -> (Vec<u8>, SharedCode) {
+fn shared_code() -> (Box<[u8]>, SharedCode) {
     let mut a = Asm::default();
     let mut s = SharedCode { enter: a.here() as u64, ..Default::default() };
     for r in CALLEE_SAVED {
@@ -253,21 +253,21 @@ fn shared_code() -> (Vec<u8>, SharedCode) {
     let (other, both) = (a.label(), a.label());
     s.call_miss = a.here() as u64;
     spill(&mut a);
-    a.copy(RSI, RAX);
+    // movzx esi, al
+    a.rr(false, &[0x0f, 0xb6], RSI, RAX);
     a.jump(both);
     s.call_op = a.here() as u64;
     spill(&mut a);
-    a.copy(RSI, RAX);
+    a.rr(false, &[0x0f, 0xb6], RSI, RAX);
     save_live(&mut a, live.save_fpu, field!(fpu));
     a.bind(both);
     save_live(&mut a, live.save_vectors, field!(live));
     a.copy(RDI, R15);
-    // mov edx, r14d
-    a.rr(false, &[0x8b], 2, R14);
+    a.copy(RDX, R14);
     // The handler's stack pointer is a multiple of 16: mov rbx, rsp; and rsp, -16
     a.copy(RBX, RSP);
     a.bytes(&[0x48, 0x83, 0xe4, 0xf0]);
-    let run_op: extern "sysv64" fn(*mut Cpu, *const crate::op::Op, u32) -> u32 = dispatch::run_op;
+    let run_op: extern "sysv64" fn(*mut Cpu, u32, *const crate::block::Block) -> u32 = dispatch::run_op;
     a.load_immediate(RAX, run_op as usize as u64);
     a.rr(false, &[0xff], 2, RAX);
     a.copy(RSP, RBX);
