@@ -81,12 +81,9 @@ unsafe impl Send for Generation {}
 unsafe impl Sync for Generation {}
 
 impl Block {
-    /// The counter of the page it lies in and its value when the block was decoded; `None` where it lies in two.
-    pub fn generation(&self) -> Option<(*const AtomicU32, u32)> {
-        match self.generations {
-            [Some((g, then)), None] => Some((g.0, then)),
-            _ => None,
-        }
+    /// The counters of its pages and their values when the block was decoded.
+    pub fn generations(&self) -> [Option<(*const AtomicU32, u32)>; 2] {
+        self.generations.map(|g| g.map(|(g, then)| (g.0, then)))
     }
     /// Executions in T0 before a block is translated, `at_first`: more on pages whose code keeps changing.
     #[inline]
@@ -248,8 +245,8 @@ impl Cpu {
         let (key, rip) = (old.key, self.regs[RIP]);
         let number = self.shared.code.number();
         let room = self.code_room(rip);
-        let good =
-            |b: &Block| b.segment == number && b.valid() && b.len as u64 <= room && b.pages[0] == b.pages[1];
+        let pages = old.pages;
+        let good = |b: &Block| b.segment == number && b.valid() && b.len as u64 <= room && b.pages == pages;
         // SAFETY: what was found is there until this vCPU passes.
         let known = self.shared.code.find(key).filter(|b| good(unsafe { &**b }));
         let block = match known {

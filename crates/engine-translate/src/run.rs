@@ -23,6 +23,7 @@ impl Cpu {
     /// Runs until there is a reason to leave.
     pub(crate) fn run_loop(&mut self) -> Exit {
         let mut blocks = 0u32;
+        self.t1.delivers = true;
         loop {
             blocks += 1;
             if blocks >= BLOCKS_PER_CLOCK_LOOK {
@@ -92,7 +93,7 @@ impl Cpu {
     /// Turns the noted fault into what it means. RIP is the instruction's; `seg` the segment it accesses memory through.
     #[cold]
     #[inline(never)]
-    fn on_fault(&mut self, seg: u8) -> Option<Exit> {
+    pub(crate) fn on_fault(&mut self, seg: u8) -> Option<Exit> {
         let was_single = std::mem::take(&mut self.single);
         self.executing = [u64::MAX; 2];
         match self.fault.take() {

@@ -122,13 +122,16 @@ pub fn compile(
     kit: &mut Kit,
 ) -> Option<Made> {
     let Site { mode, rip, linear, bound, exact_flags } = site;
-    let (counter, generation) = block.generation()?;
+    let [first, second] = block.generations();
+    let (counter, generation) = first?;
     let page_number = i32::try_from(block.pages[0]).ok()?;
     let offset = (linear % PAGE_SIZE) as u32;
     let Kit { asm, tails, instructions, bytes, encoding } = kit;
     bytes.clear();
     bytes.resize(block.len as usize, 0);
-    memory.read(GuestPhys(block.pages[0] << 12 | offset as u64), bytes).ok()?;
+    let on_first = bytes.len().min(PAGE_SIZE as usize - offset as usize);
+    memory.read(GuestPhys(block.pages[0] << 12 | offset as u64), &mut bytes[..on_first]).ok()?;
+    memory.read(GuestPhys(block.pages[1] << 12), &mut bytes[on_first..]).ok()?;
     instructions.clear();
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
     for op in block.ops.iter() {
@@ -175,21 +178,29 @@ pub fn compile(
         handled: [false; 2],
     };
     c.tails.clear();
-    let made = c.block(instructions);
+    let made = c.block(instructions, second);
     (*asm, *tails) = (c.a, c.tails);
     made
 }
 
 impl Compiler<'_> {
-    /// All of the block.
-    fn block(&mut self, instructions: &[Instruction]) -> Option<Made> {
+    /// All of the block. `second`: the generation counter of its second page, and its value, if it has one.
+    fn block(
+        &mut self,
+        instructions: &[Instruction],
+        second: Option<(*const AtomicU32, u32)>,
+    ) -> Option<Made> {
         self.planned = groups::plan(self, instructions);
         let ops = self.ops;
         let count = ops.len() as u8;
         let counting = self.shared.counting;
         let empty = self.a.label();
         self.enter_page();
-        self.a.bind(self.linked);
+        match second {
+            // What follows the page depends on where it is mapped: a jump within the page looks the address up all the same.
+            Some((counter, generation)) => self.require_generation(counter, generation),
+            None => self.a.bind(self.linked),
+        }
         if counting {
             self.a.rm(false, &[0x83], 5, field!(fuel));
             self.a.bytes(&[count]);
@@ -210,6 +221,11 @@ impl Compiler<'_> {
         }
         self.finish_tails();
 
+        if second.is_some() {
+            self.a.bind(self.linked);
+            self.at_page(self.offset as i32);
+            self.far_jump(self.shared.lookup);
+        }
         self.a.bind(self.stale);
         self.far_jump(self.shared.leave);
         if counting {
@@ -369,12 +385,17 @@ impl Compiler<'_> {
             self.a.jump_if(NOT_EQUAL, self.stale);
         }
         self.a.store(field!(page_rip), R14);
-        self.a.load_immediate(R14, self.counter as u64);
-        self.a.rm(false, &[0x81], 7, Mem::at(R14, 0));
-        self.a.bytes(&self.generation.to_le_bytes());
-        self.a.jump_if(NOT_EQUAL, self.stale);
+        self.require_generation(self.counter, self.generation);
         self.a.rm(true, &[0xc7], 0, Mem::cpu(EXECUTING));
         self.a.bytes(&self.page_number.to_le_bytes());
+    }
+
+    /// Leaves where a page's code has changed, to go on at the linear address in RAX.
+    fn require_generation(&mut self, counter: *const AtomicU32, generation: u32) {
+        self.a.load_immediate(R14, counter as u64);
+        self.a.rm(false, &[0x81], 7, Mem::at(R14, 0));
+        self.a.bytes(&generation.to_le_bytes());
+        self.a.jump_if(NOT_EQUAL, self.stale);
     }
 
     fn finish_tails(&mut self) {

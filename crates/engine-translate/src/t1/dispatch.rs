@@ -2,10 +2,13 @@
 
 use super::Translation;
 use super::compile::Site;
-use super::runtime::{ASTRAY, CONTINUE, FAULT, FUEL, Jump, JumpCaches, LINK, LOOK, MOVED, SharedCode};
+use super::runtime::{
+    ASTRAY, CONTINUE, DELIVERED, FAULT, FUEL, Jump, JumpCaches, LINK, LOOK, MOVED, SharedCode,
+};
 use crate::block::Block;
 use crate::cache::No;
 use crate::cpu::{CS, Cpu, RIP, RSP};
+use crate::fault::Fault;
 use crate::op::Flow;
 use address::PAGE_SIZE;
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,7 +29,7 @@ pub(crate) enum Ran {
     Fault(u8),
 }
 
-/// Runs T0's handler for op `number` of a block in translated code. Returns [`CONTINUE`], [`FAULT`] or, in the middle of a block where
+/// Runs T0's handler for op `number` of a block in translated code. Returns [`CONTINUE`], [`FAULT`] or [`DELIVERED`], or, in the middle of a block where
 /// something is to be seen to before its next instruction, [`LOOK`]; [`MOVED`] at its end, where the address mapping isn't
 /// what it was.
 ///
@@ -39,11 +42,14 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, number: u32, block: *const B
     let left = (block.ops.len() - number as usize) as i32;
     let (long, mask) = (cpu.mode.is64(), cpu.mode.rip_mask());
     cpu.regs[RIP] = (cpu.t1.page_rip + block.key.0 % PAGE_SIZE).wrapping_sub(cpu.seg_base[CS]) & mask;
-    if (op.exec)(cpu, op).is_err() {
+    let delivered = (op.exec)(cpu, op).is_err();
+    if delivered {
         cpu.regs[RIP] = cpu.this_rip(op);
-        cpu.t1.fault_seg = op.seg;
-        cpu.t1.fuel += left;
-        return FAULT;
+        if !cpu.deliver_in_chain(op.seg) {
+            cpu.t1.fault_seg = op.seg;
+            cpu.t1.fuel += left;
+            return FAULT;
+        }
     }
     match (long, cpu.mode.is64()) {
         (false, true) => cpu.restore_upper(),
@@ -52,6 +58,9 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, number: u32, block: *const B
     }
     let before = cpu.t1.guard;
     cpu.refresh_translated();
+    if delivered {
+        return DELIVERED;
+    }
     // Within a page blocks follow each other unchecked; what leaves it compares the guard.
     let moved = cpu.t1.guard != before;
     if op.flow == Flow::Next && (moved || cpu.remote.pending.load(Relaxed) != 0) {
@@ -63,6 +72,22 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, number: u32, block: *const B
 }
 
 impl Cpu {
+    /// Delivers the exception of the instruction at RIP, if the executor doesn't want to see it itself. False where it is to.
+    #[cold]
+    fn deliver_in_chain(&mut self, seg: u8) -> bool {
+        let exception = matches!(self.fault, Some(Fault::Exception(_) | Fault::NonCanonical));
+        if !exception || !self.t1.delivers || self.t1.counting || self.lockstep.is_some() {
+            return false;
+        }
+        match self.on_fault(seg) {
+            None => true,
+            Some(exit) => {
+                self.fault = Some(Fault::Exit(exit));
+                false
+            }
+        }
+    }
+
     /// Copies to where translated code looks what handlers may have changed.
     #[inline]
     fn refresh_translated(&mut self) {
@@ -136,7 +161,8 @@ impl Cpu {
             // If there is no room yet, the next block that is not found waits for it.
             self.make_room_now();
         }
-        if block.generation().is_none() {
+        // Across two pages one instruction, of 64-bit code.
+        if block.pages[0] != block.pages[1] && !self.mode.is64() {
             block.translation.heat.store(u32::MAX, Relaxed);
             return None;
         }

@@ -42,6 +42,8 @@ mod system;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_events;
+#[cfg(test)]
 mod tests_legacy;
 mod vector;
 #[cfg(test)]
@@ -115,6 +117,8 @@ pub struct T1 {
     pub counting: bool,
     /// Whether status flags are right at every fault, those included that no instruction would read.
     pub exact_flags: bool,
+    /// Exceptions in translated code are delivered there, and the chain goes on with their handlers.
+    pub delivers: bool,
     /// Instructions after which a chain comes back to the executor, where code counts.
     pub(crate) budget: i32,
     /// [`SharedCode::enter`], once code was executed; and all jump caches.
@@ -155,6 +159,7 @@ impl T1 {
             threshold: THRESHOLD,
             counting: false,
             exact_flags: false,
+            delivers: false,
             budget: dispatch::FUEL_GIVEN,
             enter: 0,
             kit: None,

@@ -8,8 +8,8 @@
 
 use super::asm::{ABOVE, Asm, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RDX, RSI, RSP};
 use super::registers::{MAPPED, slot};
-use super::{T1, dispatch, live};
-use crate::cpu::{Cpu, RIP};
+use super::{T1, dispatch, live, segments};
+use crate::cpu::{CS, Cpu, RIP};
 use std::alloc::Layout;
 use std::mem::offset_of;
 
@@ -36,6 +36,8 @@ pub const LOOK: u32 = 4;
 pub const MOVED: u32 = 5;
 /// [`T1::returned`] went to an address that is not canonical.
 pub const ASTRAY: u32 = 6;
+/// Not why it returned: an exception was delivered, and its handler, which RIP names, goes on in the chain.
+pub const DELIVERED: u32 = 7;
 
 /// Bytes of host stack for returns that are foreseen, 16 each.
 const RETURNS: i32 = 16 << 10;
@@ -278,13 +280,22 @@ fn shared_code() -> (Box<[u8]>, SharedCode) {
     a.bytes(&[0xc3]);
     a.bind(other);
     // cmp eax, MOVED; what it isn't does not go back to the block.
+    let (not_moved, handler) = (a.label(), a.label());
     a.bytes(&[0x83, 0xf8, MOVED as u8]);
-    a.jump_if(NOT_EQUAL, epilogue);
+    a.jump_if(NOT_EQUAL, not_moved);
     // pop r14
     a.bytes(&[0x41, 0x5e]);
     drop_returns(&mut a);
     reload(&mut a);
     a.rr(false, &[0xff], 4, R14);
+    a.bind(not_moved);
+    a.bytes(&[0x83, 0xf8, DELIVERED as u8]);
+    a.jump_if(NOT_EQUAL, epilogue);
+    drop_returns(&mut a);
+    reload(&mut a);
+    a.load(RAX, slot(RIP as u8));
+    a.rm(true, &[0x03], RAX, segments::base(CS as u8));
+    a.jump(handler);
 
     let (miss, return_miss) = (a.label(), a.label());
     s.lookup_return = a.here() as u64;
@@ -308,6 +319,7 @@ fn shared_code() -> (Box<[u8]>, SharedCode) {
     a.jump(epilogue);
 
     s.lookup = a.here() as u64;
+    a.bind(handler);
     poll(&mut a, miss);
     probe_jump(&mut a, miss);
     a.rm(false, &[0xff], 4, Mem::at(R14, JUMP_CODE));

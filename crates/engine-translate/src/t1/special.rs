@@ -23,6 +23,7 @@ impl Compiler<'_> {
             Mnemonic::Leave => self.leave(k, i),
             Mnemonic::Div | Mnemonic::Idiv => self.divide(k, i),
             Mnemonic::Cmpxchg => self.compare_exchange(k, i),
+            Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b => self.compare_exchange_twice(k, i),
             Mnemonic::Mul | Mnemonic::Imul if i.op_count() == 1 => self.multiply(k, i),
             Mnemonic::Cbw
             | Mnemonic::Cwde
@@ -187,6 +188,32 @@ impl Compiler<'_> {
         self.check(&ea, size, alignment(i, size), true, slow);
         let m = self.host(&ea, true);
         replace_memory(&mut out, m);
+        self.a.copy(RAX, ACCUMULATOR);
+        self.encode(&out)?;
+        self.a.copy(ACCUMULATOR, RAX);
+        self.flags = Flags::Native;
+        self.resume(slow);
+        Some(())
+    }
+
+    /// CMPXCHG8B and CMPXCHG16B; the latter faults off a multiple of its size.
+    fn compare_exchange_twice(&mut self, k: usize, i: &Instruction) -> Option<()> {
+        if !std::is_x86_feature_detected!("cmpxchg16b") || !self.mode.is64() {
+            return None;
+        }
+        let mut out = *i;
+        let ea = self.ea(i, &self.ops[k])?;
+        self.save_live_flags(k);
+        let slow = self.slow(k);
+        let size = i.memory_size().size();
+        self.check(&ea, size, size as u32, true, slow);
+        let m = self.host(&ea, true);
+        replace_memory(&mut out, m);
+        self.flags = Flags::Saved;
+        // All flags but ZF stay.
+        if self.flags_live[k] {
+            self.need_flags();
+        }
         self.a.copy(RAX, ACCUMULATOR);
         self.encode(&out)?;
         self.a.copy(ACCUMULATOR, RAX);

@@ -621,7 +621,7 @@ fn group_of_stores_to_the_running_block_takes_effect() {
 }
 
 /// Turns paging on: 4 KiB pages, linear is physical; the page tables' last level.
-fn identity_paging(cpu: &mut Cpu) -> u64 {
+pub(super) fn identity_paging(cpu: &mut Cpu) -> u64 {
     const TABLES: u64 = 0x40000;
     for n in 0..3 {
         poke(cpu, TABLES + n * 0x1000, &((TABLES + (n + 1) * 0x1000) | 3).to_le_bytes());
