@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 /// Most instructions in a block.
 pub const MAX_OPS: usize = 64;
 const JUMP_CACHE: usize = 1 << 14;
+/// Bytes that a block may have.
+const SPAN: usize = 15 * MAX_OPS;
 
 /// What a block is found by: the physical address of its first byte, and the mode.
 pub type Key = (u64, u8);
@@ -362,8 +364,9 @@ impl Cpu {
         }
         // Read, decode, announce what was decoded, and see that it is still the same: only what is executed is tracked, and
         // data close behind code is not. 15 bytes beyond the longest block is more than it can span.
-        let span = first_len.min(if max == 1 { 16 } else { 15 * MAX_OPS });
-        let mut bytes = vec![0u8; span];
+        let span = first_len.min(if max == 1 { 16 } else { SPAN });
+        // On the stack: this is done for every block.
+        let (mut bytes, mut again) = ([0u8; SPAN], [0u8; SPAN]);
         let limit = if self.mode.is64() { span } else { self.code_room(rip).min(span as u64) as usize };
         let (mut ops, mut len);
         let mut attempt = 0;
@@ -379,11 +382,10 @@ impl Cpu {
             attempt += 1;
             let announced = if attempt < 4 { used } else { limit };
             self.announce_code(physical, announced as u64);
-            let mut again = vec![0u8; used];
-            if memory.read(physical, &mut again).is_err() {
+            if memory.read(physical, &mut again[..used]).is_err() {
                 return self.gp(0);
             }
-            if again == bytes[..used] {
+            if again[..used] == bytes[..used] {
                 break;
             }
             if attempt > 4 {
@@ -391,7 +393,7 @@ impl Cpu {
                 break;
             }
         }
-        bytes.truncate(limit);
+        let bytes = &bytes[..limit];
         let limited = limit < span;
         if ops.is_empty() {
             // The first instruction crosses the page's end, is cut by CS's limit, or is longer than 15 bytes.
@@ -412,7 +414,7 @@ impl Cpu {
                 ))));
             }
             self.announce_code(second, 16);
-            let mut both = bytes;
+            let mut both = bytes.to_vec();
             both.resize(available + 15, 0);
             if memory.read(second, &mut both[available..]).is_err() {
                 return self.gp(0);

@@ -14,7 +14,7 @@ use std::alloc::Layout;
 use std::mem::offset_of;
 
 /// Entries of a jump cache, a power of two.
-const JUMPS: usize = 1 << 13;
+const JUMPS: usize = 1 << 15;
 /// Spreads addresses over a jump cache: functions begin at multiples of 16.
 const SPREAD: u32 = 0x9e37_79b1;
 /// What is left of 32 bits is the index.
