@@ -8,6 +8,7 @@ mod fuzz;
 mod guest_script;
 mod guests;
 mod host;
+mod lockstep;
 mod progress;
 mod test;
 
@@ -33,6 +34,8 @@ enum Command {
     /// Measure Auberge against QEMU's TCG
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Boot a guest translated and interpreted at the same time, and stop at the first difference
+    Lockstep(lockstep::Args),
     /// Build a fuzz target and run it for a while
     Fuzz(fuzz::Args),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Guests(args) => guests::run(&args),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Lockstep(args) => lockstep::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
     };
     result.unwrap_or_else(|error| {

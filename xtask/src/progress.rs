@@ -25,6 +25,15 @@ impl Step {
         bar.enable_steady_tick(Duration::from_millis(120));
         Step { bar }
     }
+
+    /// Says how far it is.
+    pub fn change(&mut self, what: String) {
+        if self.bar.is_hidden() {
+            eprintln!("{what}");
+        } else {
+            self.bar.set_message(what);
+        }
+    }
 }
 
 impl Drop for Step {

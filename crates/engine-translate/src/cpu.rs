@@ -148,8 +148,8 @@ pub struct Cpu {
     /// Whether T0 and T1 run in step, and the other side's state.
     pub(crate) in_step: crate::lockstep::Step,
     pub(crate) lockstep: Option<Box<crate::lockstep::Lockstep>>,
-    /// Where accessed and dirty bits were set, if that is to be noted: guest-physical addresses of entries.
-    pub(crate) table_updates: Option<Vec<u64>>,
+    /// What was written where, if that is to be noted.
+    pub(crate) journal: Option<Box<crate::lockstep::Journal>>,
     /// The board, while `run` is under way.
     pub(crate) bus: Option<NonNull<dyn Bus>>,
 }

@@ -308,6 +308,9 @@ impl Cpu {
         }
         if write && logging {
             memory.mark_dirty(physical);
+            if let Some(journal) = &mut self.journal {
+                journal.written(select, linear, self.tlb.flushes(true), physical);
+            }
         }
         let plain_writes = t.writable && region.kind() == Kind::Ram && !code && (!logging || write);
         if self.sys.watching {

@@ -5,6 +5,7 @@
 
 use crate::cpu::Cpu;
 use crate::fault::Guest;
+use crate::lockstep::Journal;
 use crate::tlb;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use x86::paging::{Entries, Failure, Rules, Tables};
@@ -36,7 +37,7 @@ pub struct Translation {
 }
 
 /// The page tables of one vCPU's guest, and where to note what is changed in them.
-struct InMemory<'a>(&'a memory::GuestMemory, Option<&'a mut Vec<u64>>);
+struct InMemory<'a>(&'a memory::GuestMemory, Option<&'a mut Journal>);
 
 impl InMemory<'_> {
     #[inline]
@@ -48,8 +49,8 @@ impl InMemory<'_> {
     }
     /// Page tables are seldom code, but a guest may do it.
     fn note(&mut self, address: u64, len: u64) {
-        if let Some(updates) = &mut self.1 {
-            updates.push(address);
+        if let Some(journal) = &mut self.1 {
+            journal.updated(address);
         }
         self.0.note_write(address::GuestPhys(address), len);
     }
@@ -113,7 +114,7 @@ impl Cpu {
             }
             _ => self.cr3,
         };
-        let mut tables = InMemory(&self.shared.memory, self.table_updates.as_mut());
+        let mut tables = InMemory(&self.shared.memory, self.journal.as_deref_mut());
         match x86::paging::walk(&mut tables, &rules, root, linear, walked) {
             Ok(page) => {
                 let global = page.global && self.cr4.contains(Cr4::PGE);

@@ -53,7 +53,7 @@ impl Cpu {
             remote,
             in_step: Default::default(),
             lockstep: None,
-            table_updates: None,
+            journal: None,
             bus: None,
         };
         cpu.regs[..16].copy_from_slice(&s.gpr);

@@ -9,16 +9,17 @@
 //! world ([`stop`]), accesses to devices and the local APIC (which leave the chain as a store to running code does,
 //! [`crate::fault::Fault::Restart`]), interrupts, and what is not translated at all. The follower gets the result.
 //!
-//! - [`registers`]: what is compared and copied; [`pages`]: the same of memory
+//! - [`registers`]: what is compared and copied; [`pages`]: the same of memory, [`journal`]: where to look in it
 //! - [`follower`]: so many instructions and no more
 //! - [`report`]: from a chain that differs to the block that does, and the text
 //!
-//! The leader's soft TLB keeps entries that let stores through unseen, so a page that was written once counts as written
-//! by every chain, until there are too many such pages and the entries are dropped. Accessed and dirty bits may differ:
+//! The soft TLBs keep entries that let stores through unseen, so a page that was written once counts as written by every
+//! chain, until there are too many such pages and those entries are dropped. Accessed and dirty bits may differ:
 //! see [`pages::Pages::compare`]. What a device writes to memory while a chain runs can't be compared with
 //! anything: such a chain that differs is let pass, and counted.
 
 mod follower;
+mod journal;
 mod pages;
 mod registers;
 mod report;
@@ -33,6 +34,7 @@ use crate::remote::{Remote, Shared};
 use crate::t1::Ran;
 use engine::Exit;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+pub(crate) use journal::Journal;
 use memory::GuestMemory;
 use pages::Pages;
 use registers::Registers;
@@ -52,7 +54,7 @@ pub(crate) enum Step {
 }
 
 /// Pages that count as written before the TLBs' entries for stores are dropped.
-const MANY_PAGES: usize = 64;
+const MANY_PAGES: usize = 24;
 /// Compared instructions from one line of progress to the next.
 const PROGRESS: u64 = 50_000_000;
 
@@ -104,11 +106,11 @@ impl Lockstep {
         let mut follower = Box::new(Cpu::new(cpu.id, shared, Arc::new(Remote::new(Default::default()))));
         follower.t1.threshold = u32::MAX;
         follower.in_step = Step::Chain;
-        follower.table_updates = Some(Vec::new());
+        follower.journal = Some(Box::default());
         (cpu.t1.threshold, cpu.t1.counting) = (0, true);
         cpu.t1.exact_flags = true;
         cpu.in_step = Step::Alone;
-        cpu.table_updates = Some(Vec::new());
+        cpu.journal = Some(Box::default());
         let (last, counts, told) = (None, Counts::default(), 0);
         cpu.lockstep = Some(Box::new(Self { follower, pages, last, counts, told }));
         Ok(())
@@ -132,6 +134,7 @@ impl Lockstep {
                 return Ran::Fault(0);
             }
             self.counts.passed += 1;
+            self.pages.gather(journals(cpu, &mut self.follower), true);
             self.pages.take_over();
             self.last = None;
         } else {
@@ -152,8 +155,9 @@ impl Lockstep {
             *retired == cpu.retired && *seen == writes && *last == start
         };
         if !self.last.as_ref().is_some_and(same) {
+            self.pages.gather(journals(cpu, &mut self.follower), true);
             self.pages.take_over();
-            forget_updates(cpu);
+            journals(cpu, &mut self.follower).into_iter().for_each(Journal::forget_updates);
             start.put(&mut self.follower);
         }
         start
@@ -176,10 +180,11 @@ impl Lockstep {
         if follower_end != end {
             differences.extend(end.differences(&follower_end, start));
         }
-        let updates = [&*cpu, &*self.follower].map(|c| c.table_updates.as_deref().unwrap_or_default());
+        let others = cpu.shared.memory.writes() != writes;
+        self.pages.gather(journals(cpu, &mut self.follower), others);
+        let updates = journals(cpu, &mut self.follower).map(|j| &*j.updates);
         self.counts.accessed += self.pages.compare(updates, &mut differences);
-        forget_updates(cpu);
-        forget_updates(&mut self.follower);
+        journals(cpu, &mut self.follower).into_iter().for_each(Journal::forget_updates);
         self.last = Some((end, cpu.retired, writes));
         Chain { ran, done, differences }
     }
@@ -188,8 +193,8 @@ impl Lockstep {
     fn settle(&mut self, cpu: &mut Cpu) {
         self.pages.settle();
         if self.pages.count() > MANY_PAGES {
-            cpu.tlb.forbid_all_writes();
-            self.follower.tlb.forbid_all_writes();
+            journal::forget(cpu);
+            journal::forget(&mut self.follower);
             self.pages.forget();
         }
     }
@@ -204,8 +209,9 @@ impl Lockstep {
     }
 }
 
-fn forget_updates(cpu: &mut Cpu) {
-    cpu.table_updates.iter_mut().for_each(Vec::clear);
+/// The leader's and the follower's.
+fn journals<'a>(leader: &'a mut Cpu, follower: &'a mut Cpu) -> [&'a mut Journal; 2] {
+    [leader, follower].map(|cpu| &mut **cpu.journal.get_or_insert_default())
 }
 
 /// Runs a block's translated code and what it leads to, in both vCPUs.

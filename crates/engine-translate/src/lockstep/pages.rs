@@ -1,5 +1,6 @@
 //! The leader's memory, the follower's, and both as they were before the chain.
 
+use super::Journal;
 use address::{GuestPhys, PAGE_SIZE};
 use memory::GuestMemory;
 use memory::tracking::GRANULE;
@@ -66,12 +67,32 @@ impl Pages {
         }
     }
 
+    /// Notes what was written since the last call: by the leader and the follower, and with `all` by anything else.
+    pub fn gather(&mut self, journals: [&mut Journal; 2], all: bool) {
+        let mut enough = !all;
+        for journal in journals {
+            enough &= journal.drain(|at| self.note_at(at));
+        }
+        if !enough {
+            self.gather_logs();
+        }
+    }
+
     /// Takes both dirty logs.
-    fn gather(&mut self) {
+    fn gather_logs(&mut self) {
         for memory in [self.leader.clone(), self.follower.clone()] {
             for region in 0..memory.regions().len() {
                 memory.drain_dirty(region, |page| self.note(region, page));
             }
+        }
+    }
+
+    fn note_at(&mut self, at: GuestPhys) {
+        let regions = self.leader.regions();
+        let region = regions.partition_point(|r| r.base() <= at).wrapping_sub(1);
+        if let Some(r) = regions.get(region) {
+            let page = (at.0 - r.base().0) / PAGE_SIZE;
+            self.note(region, page as usize);
         }
     }
 
@@ -93,7 +114,6 @@ impl Pages {
 
     /// The leader's memory becomes everybody's.
     pub fn take_over(&mut self) {
-        self.gather();
         for &at in &self.written {
             let base = self.base(at);
             for memory in [&self.follower, &self.before] {
@@ -113,7 +133,7 @@ impl Pages {
 
     /// Both get back what they had before the chain.
     pub fn undo(&mut self) {
-        self.gather();
+        self.gather_logs();
         self.changed.clear();
         for &at in &self.written {
             let base = self.base(at);
@@ -130,7 +150,6 @@ impl Pages {
     /// When accessed and dirty bits are set depends on what a TLB holds, and the follower's holds less. So an entry that one
     /// of the two has set such bits in during this chain (`updates`: guest-physical addresses) may differ in them; the leader's holds.
     pub fn compare(&mut self, updates: [&[u64]; 2], differences: &mut Vec<String>) -> u64 {
-        self.gather();
         let mut passed = 0;
         let mut listed = 0;
         self.changed.clear();

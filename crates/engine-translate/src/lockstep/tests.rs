@@ -241,6 +241,7 @@ fn accessed_and_dirty_bits_may_differ_where_they_were_set_and_nowhere_else() {
     a.write_u64(GuestPhys(0x1008), 0x5027).unwrap();
     b.write_u64(GuestPhys(0x1008), 0x5067).unwrap();
     let mut lines = Vec::new();
+    pages.gather([&mut Journal::default(), &mut Journal::default()], true);
     assert_eq!(pages.compare([&[], &[0x1010]], &mut lines), 0);
     assert_eq!(lines.len(), 1, "{lines:?}");
     lines.clear();
@@ -261,6 +262,7 @@ fn accessed_and_dirty_bits_may_differ_where_they_were_set_and_nowhere_else() {
 fn pages_are_undone_and_taken_over() {
     let (a, b, mut pages) = two_memories();
     a.write(GuestPhys(0x2ffe), &[1, 2, 3, 4]).unwrap();
+    pages.gather([&mut Journal::default(), &mut Journal::default()], true);
     pages.take_over();
     assert_eq!(b.read_u32(GuestPhys(0x2ffe)).unwrap(), 0x0403_0201);
     a.write_u8(GuestPhys(0x2fff), 9).unwrap();
@@ -282,4 +284,37 @@ fn memory_written_before_the_mode_began_is_taken_over() {
     let mut bytes = [0; 8];
     b.read(GuestPhys(0x9123), &mut bytes).unwrap();
     assert_eq!(&bytes, b"firmware");
+}
+
+#[test]
+fn journal_that_overflows_leaves_it_to_the_dirty_log() {
+    let mut journal = Journal::default();
+    let mut pages = 0;
+    for n in 0..5000 {
+        journal.written(0, n << 12, 1, GuestPhys(n << 12));
+    }
+    assert!(!journal.drain(|_| pages += 1));
+    assert_eq!(pages, 4096);
+    assert!(!journal.drain(|_| pages += 1));
+    assert_eq!(pages, 4096, "each once");
+}
+
+#[test]
+fn store_through_an_entry_of_another_address_space_is_seen_again() {
+    let mut cpu = leader(&PROGRAM);
+    prepare(&mut cpu);
+    // A program's store, noted; then another address space.
+    cpu.cpl = 3;
+    cpu.tlb.switch(0, true);
+    cpu.update_mode();
+    cpu.write(DATA, 1u64).unwrap();
+    cpu.tlb.switch(1, true);
+    cpu.update_mode();
+    journal::forget(&mut cpu);
+    cpu.tlb.switch(0, true);
+    cpu.update_mode();
+    cpu.write(DATA, 2u64).unwrap();
+    let mut seen = Vec::new();
+    cpu.journal.as_mut().unwrap().drain(|at| seen.push(at.0));
+    assert_eq!(seen, [DATA]);
 }
