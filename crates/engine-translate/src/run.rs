@@ -96,6 +96,10 @@ impl Cpu {
     pub(crate) fn on_fault(&mut self, seg: u8) -> Option<Exit> {
         let was_single = std::mem::take(&mut self.single);
         self.executing = [u64::MAX; 2];
+        if was_single {
+            // What made it single, as armed breakpoints do, holds for the handler too.
+            self.recheck();
+        }
         match self.fault.take() {
             Some(Fault::Exception(e)) => self.deliver_exception(e),
             Some(Fault::NonCanonical) => {

@@ -393,6 +393,24 @@ fn breakpoints_on_code_fault_before_and_on_data_trap_after() {
 }
 
 #[test]
+fn fault_while_breakpoints_are_armed_leaves_them_armed_for_its_handler() {
+    let mut cpu = protected(&[0x0f, 0x0b]);
+    gate(&cpu, 1, CODE0, 0xe, 0);
+    gate(&cpu, 6, CODE0, 0xe, 0);
+    poke(&cpu, HANDLER, &[0xa3, 0, 0, 1, 0, 0x40, 0x40]);
+    cpu.dr = [0, DATA, 0, 0, 0xffff_0ff0, 0x00d0_0404];
+    cpu.debug_registers_changed();
+    for _ in 0..2 {
+        assert_eq!(cpu.handle_events(), None);
+        assert_eq!(cpu.run_block(), None);
+    }
+    // The trap comes behind the handler's store, not behind its block.
+    assert_eq!(cpu.handle_events(), None);
+    assert_eq!((cpu.regs[RIP], cpu.dr[4] & 0xf00f), (HANDLER, 2));
+    assert_eq!(peek32(&cpu, cpu.regs[RSP]), HANDLER as u32 + 5);
+}
+
+#[test]
 fn push_of_a_segment_register_checks_alignment_where_asked() {
     // push gs
     let mut cpu = protected(&[0x66, 0x0f, 0xa8]);
