@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod console;
+pub mod debian;
 pub mod kernel_log;
 pub mod stress;
 
