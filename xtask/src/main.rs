@@ -10,6 +10,7 @@ mod guests;
 mod host;
 mod lockstep;
 mod progress;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::Bench),
     /// Boot a guest translated and interpreted at the same time, and stop at the first difference
     Lockstep(lockstep::Args),
+    /// Work in a guest for a while and compare every result with this machine's
+    Soak(soak::Args),
     /// Build a fuzz target and run it for a while
     Fuzz(fuzz::Args),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Guests(args) => guests::run(&args),
         Command::Bench(bench) => bench::run(&bench),
         Command::Lockstep(args) => lockstep::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
     };
     result.unwrap_or_else(|error| {
