@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Most instructions in a block.
 pub const MAX_OPS: usize = 64;
+/// How often a block is translated for another place as if it had come there to stay.
+const MOVES: u32 = 4;
 const JUMP_CACHE: usize = 1 << 14;
 /// Bytes that a block may have.
 const SPAN: usize = 15 * MAX_OPS;
@@ -87,11 +89,14 @@ impl Block {
     pub fn generations(&self) -> [Option<(*const AtomicU32, u32)>; 2] {
         self.generations.map(|g| g.map(|(g, then)| (g.0, then)))
     }
-    /// Executions in T0 before a block is translated, `at_first`: more on pages whose code keeps changing.
+    /// Executions in T0 before a block is translated, `at_first`: more on pages whose code keeps changing, and where it is
+    /// executed at several places in turn, each of which it would be translated for again.
     #[inline]
     pub(crate) fn patience(&self, at_first: u32) -> u32 {
         let changes = self.generations[0].map_or(0, |(_, then)| then);
-        at_first.saturating_mul(1 << (changes / 8).min(6))
+        let (changes, moves) = ((changes / 8).min(6), self.translation.moves().saturating_sub(MOVES).min(16));
+        let at_first = if moves > 0 { at_first.max(1) } else { at_first };
+        at_first.saturating_mul(1 << (changes + moves))
     }
     /// Whether no announced granule of its pages was overwritten since it was decoded.
     #[inline]

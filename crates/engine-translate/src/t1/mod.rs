@@ -180,6 +180,8 @@ pub struct Translation {
     heat: AtomicU32,
     /// See [`Self::entries`]; 0 for none.
     code: AtomicU64,
+    /// How often it was translated for another place than before.
+    moves: AtomicU32,
     /// Where the code is bound to, if the mode says so.
     page: AtomicU32,
     base: AtomicU32,
@@ -207,12 +209,19 @@ impl Translation {
         let distance = linked.checked_sub(checked).filter(|d| *d >> (64 - DISTANCE) == 0)?;
         (checked >> DISTANCE == 0).then_some(checked | distance << DISTANCE)
     }
+    /// How often it was translated for another place than before.
+    #[inline]
+    pub(crate) fn moves(&self) -> u32 {
+        self.moves.load(Relaxed)
+    }
     /// The code is in its place. Under the lock of the cache's writer.
     pub(crate) fn publish(&self, code: u64, bound: Option<segments::Place>) {
         if let Some(place) = bound {
             // Who sees the one and not yet the other is turned away by the code, and asks again.
             self.bind(place);
         }
-        self.code.store(code, Release);
+        if self.code.swap(code, Release) != 0 {
+            self.moves.fetch_add(1, Relaxed);
+        }
     }
 }

@@ -432,3 +432,28 @@ fn addresses_of_32_bits_in_64_bit_code_wrap() {
     assert_eq!((cpu.regs[RAX], cpu.regs[RDX]), (9, DATA));
     assert_eq!(peek(&cpu, DATA + 4, 1), [9]);
 }
+
+#[test]
+fn code_at_two_places_in_turn_is_translated_for_them_ever_more_seldom() {
+    // inc eax; jmp +0, at one physical address with two bases
+    let mut cpu = translating(cpu32, &[0x40, 0xeb, 0]);
+    let mut sizes = Vec::new();
+    for n in 0..4000 {
+        cpu.seg[CS].base = 8 + n % 2 * 8;
+        cpu.update_mode();
+        cpu.regs[RIP] = CODE - cpu.seg[CS].base;
+        assert_eq!(cpu.run_block(), None);
+        assert_eq!((cpu.regs[RAX], cpu.regs[RIP]), (n + 1, CODE - cpu.seg[CS].base + 3));
+        sizes.push(cpu.shared.code.size().0);
+    }
+    sizes.dedup();
+    assert!((4..20).contains(&sizes.len()), "{sizes:?}");
+    // Where it stays it is translated, in the end.
+    let before = sizes.pop();
+    for n in 0..80_000 {
+        cpu.regs[RIP] = CODE - cpu.seg[CS].base;
+        assert_eq!(cpu.run_block(), None);
+        assert_eq!(cpu.regs[RAX], 4001 + n);
+    }
+    assert!(cpu.shared.code.size().0 > before.unwrap());
+}
