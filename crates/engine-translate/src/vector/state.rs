@@ -150,16 +150,14 @@ impl VectorState {
     /// Components that are not in their initial configuration: XINUSE (SDM 1 13.6).
     pub(super) fn in_use(&self) -> u64 {
         let mut bits = 0;
-        let x87 = self.get16(FCW) != FCW_INIT
-            || self.area.0[FSW..MXCSR].iter().any(|b| *b != 0)
-            || self.area.0[ST0..XMM0].iter().any(|b| *b != 0);
-        if x87 {
+        let used = |part: std::ops::Range<usize>| self.area.0[part].iter().fold(0, |all, b| all | b) != 0;
+        if self.get16(FCW) != FCW_INIT || used(FSW..MXCSR) || used(ST0..XMM0) {
             bits |= X87;
         }
-        if self.area.0[XMM0..XMM0 + 256].iter().any(|b| *b != 0) {
+        if used(XMM0..XMM0 + 256) {
             bits |= SSE;
         }
-        if self.area.0[YMM_HIGH..AREA].iter().any(|b| *b != 0) {
+        if used(YMM_HIGH..AREA) {
             bits |= AVX;
         }
         bits
