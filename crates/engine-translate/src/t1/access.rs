@@ -9,11 +9,13 @@ use super::groups::{Access, Role};
 use super::registers::{self, Place, STACK, slot};
 use super::runtime::field;
 use super::segments;
-use crate::cpu::{FS, GS, Mode, SS};
+use super::special::FRAME;
+use crate::cpu::{Cpu, FS, GS, Mode, SS};
 use crate::op::Op;
 use crate::tlb::{ADDEND, READ, WRITE};
 use address::PAGE_SIZE;
 use iced_x86::{Instruction, Register};
+use std::mem::offset_of;
 
 /// What an address starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +51,9 @@ impl Ea {
 
 /// Where a group's addend is.
 fn addend(group: usize) -> Mem {
-    let Mem { disp, .. } = field!(groups);
-    Mem::cpu(disp as usize + group * 8)
+    let mut first = field!(groups);
+    first.disp += group as i32 * 8;
+    first
 }
 
 impl Compiler<'_> {
@@ -236,10 +239,7 @@ impl Compiler<'_> {
         if register.is_none() {
             self.linear(ea);
         }
-        // mov r14d, address; shr r14d, 12
-        self.a.rr(false, &[0x8b], R14, register.unwrap_or(RAX));
-        self.a.rr(false, &[0xc1], 5, R14);
-        self.a.bytes(&[12]);
+        self.a.page_number(register.unwrap_or(RAX));
         // The address without the page: more than an offset, where the entry is another page's.
         match register {
             Some(host) => {
@@ -258,7 +258,14 @@ impl Compiler<'_> {
             self.a.bytes(&(align - 1).to_le_bytes());
             self.a.jump_if(NOT_EQUAL, miss);
         }
-        self.table(0x8b, R14, ADDEND);
+        let pointer =
+            !matches!(ea.base, Base::Register(Place::Host(STACK | FRAME)) | Base::Page | Base::None);
+        if write || !pointer {
+            return self.table(0x8b, R14, ADDEND);
+        }
+        // What is loaded may be the next address, so this counts in cycles, and a segment's base costs some.
+        self.a.load(RAX, Mem::cpu(offset_of!(Cpu, tlb_entries)));
+        self.a.load(R14, Mem { base: Some(RAX), index: Some(R14), scale: 3, disp: ADDEND as i32 });
     }
 
     /// The host address of an access that was checked. With `free`, RAX isn't part of it.

@@ -13,6 +13,12 @@ pub const R9: u8 = 9;
 pub const R14: u8 = 14;
 pub const R15: u8 = 15;
 
+/// What R15 is above the vCPU's address. The fields used most are within a displacement of 8 bits then; and the low five
+/// bits are 12, which is what SHRX makes of a linear address a page number with.
+pub const BIAS: i32 = 172;
+const _: () =
+    assert!(align_of::<crate::cpu::Cpu>().is_multiple_of(32) && BIAS % 32 == address::PAGE_SHIFT as i32);
+
 /// Condition codes as jumps encode them (SDM 1 B.1.4.7).
 pub const BELOW: u8 = 2;
 pub const ABOVE_OR_EQUAL: u8 = 3;
@@ -36,7 +42,7 @@ pub struct Mem {
 impl Mem {
     /// A field of the vCPU, `offset` bytes into it.
     pub const fn cpu(offset: usize) -> Self {
-        Self { base: Some(R15), index: None, scale: 0, disp: offset as i32 }
+        Self { base: Some(R15), index: None, scale: 0, disp: offset as i32 - BIAS }
     }
     pub const fn at(base: u8, disp: i32) -> Self {
         Self { base: Some(base), index: None, scale: 0, disp }
@@ -184,6 +190,18 @@ impl Asm {
         } else {
             self.bytes(&[0x48 | reg >> 3, 0xb8 | reg & 7]);
             self.bytes(&v.to_le_bytes());
+        }
+    }
+
+    /// R14 becomes bits 31 to 12 of a register. Clobbers flags.
+    pub fn page_number(&mut self, from: u8) {
+        if is_x86_feature_detected!("bmi2") {
+            // shrx r14d, from, r15d
+            self.bytes(&[0xc4, if from < 8 { 0x62 } else { 0x42 }, 0x03, 0xf7, 0xf0 | from & 7]);
+        } else {
+            self.rr(false, &[0x8b], R14, from);
+            self.rr(false, &[0xc1], 5, R14);
+            self.bytes(&[address::PAGE_SHIFT as u8]);
         }
     }
 

@@ -12,7 +12,7 @@
 //! - [`dispatch`]: what the executor does with it
 //!
 //! Guest registers have a host register each ([`registers`]), all but R8 to R11, which stay in the [`Cpu`]. RAX and R14
-//! are scratch, R15 points to the `Cpu`, GS's base to the soft TLB, RSP is the host's own stack. Whatever T1 does not take, and every access that
+//! are scratch, R15 points into the `Cpu`, GS's base to the soft TLB, RSP is the host's own stack. Whatever T1 does not take, and every access that
 //! misses in the soft TLB, is a call of the instruction's T0 handler, so faults, devices, self-modifying code and odd
 //! instructions have one implementation only. Between blocks the status flags are in [`Cpu::status`].
 //!
@@ -66,26 +66,30 @@ const THRESHOLD: u32 = 16;
 pub struct T1 {
     /// [`crate::remote::Remote::pending`]: what makes a chain of blocks come back to the executor.
     pending: *const AtomicU32,
-    /// Where code counts: instructions that blocks may still begin before they return to the executor.
-    fuel: i32,
-    /// Addends of the block's groups of accesses, or 0.
-    groups: [u64; groups::GROUPS],
     /// Linear address of the page being executed.
     page_rip: u64,
-    /// [`Cpu::jump_guard`].
-    guard: u64,
+    /// The last return: its offset in its page, and from bit 12 on what it added to the stack pointer.
+    returned: u32,
+    /// Which vector registers are in the host's: see [`live`].
+    live: u8,
+    /// Whether x87's registers are in the host's.
+    fpu: bool,
+    /// How low [`runtime`] may take the host's stack pointer for returns that are foreseen, and what it is outside them.
+    returns_limit: u64,
     /// The jump cache in use.
     jumps: *const runtime::Jump,
+    /// [`Cpu::jump_guard`].
+    guard: u64,
+    /// Addends of the block's groups of accesses, or 0.
+    groups: [u64; groups::GROUPS],
+    host_stack: u64,
+    /// Where code counts: instructions that blocks may still begin before they return to the executor.
+    fuel: i32,
     /// Where the jump that was left through led, which is to be led to its target from now on; and that target.
     link_tail: u64,
     link_rip: u64,
     /// The guard and CS's base there: the target may be looked at after an interrupt.
     link_from: (u64, u64),
-    /// The host's stack pointer outside the returns that are foreseen ([`runtime`]), and how low these may take it.
-    host_stack: u64,
-    returns_limit: u64,
-    /// The last return: its offset in its page, and from bit 12 on what it added to the stack pointer.
-    returned: u32,
     /// Target of an indirect call, and its code, while the return address is pushed.
     target_rip: u64,
     target_code: u64,
@@ -102,10 +106,6 @@ pub struct T1 {
     stash: u64,
     /// Whether x87's and MMX's instructions may be executed, with every exception masked.
     x87: bool,
-    /// Which vector registers are in the host's: see [`live`].
-    live: u8,
-    /// Whether x87's registers are in the host's.
-    fpu: bool,
     /// A control word to be loaded.
     control: u32,
     /// Segment of the instruction that faulted.

@@ -6,7 +6,7 @@
 //! that looks every return up. All of them are dropped when the address mapping changes, when they become too many, and
 //! when the chain ends; the page of code behind a call is looked at as on every way into a page.
 
-use super::asm::{ABOVE, Asm, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RDX, RSI, RSP};
+use super::asm::{ABOVE, Asm, BIAS, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RDX, RSI, RSP};
 use super::registers::{MAPPED, slot};
 use super::{T1, dispatch, live, segments};
 use crate::cpu::{CS, Cpu, RIP};
@@ -217,7 +217,7 @@ fn shared_code() -> (Box<[u8]>, SharedCode) {
     }
     // sub rsp, 8: a multiple of 16 from here on.
     a.bytes(&[0x48, 0x83, 0xec, 8]);
-    a.copy(R15, RDI);
+    a.lea(R15, Mem::at(RDI, BIAS));
     a.copy(R14, RSI);
     a.store(field!(host_stack), RSP);
     a.lea(RAX, Mem::at(RSP, -RETURNS));
@@ -264,7 +264,7 @@ fn shared_code() -> (Box<[u8]>, SharedCode) {
     save_live(&mut a, live.save_fpu, field!(fpu));
     a.bind(both);
     save_live(&mut a, live.save_vectors, field!(live));
-    a.copy(RDI, R15);
+    a.lea(RDI, Mem::at(R15, -BIAS));
     a.copy(RDX, R14);
     // The handler's stack pointer is a multiple of 16: mov rbx, rsp; and rsp, -16
     a.copy(RBX, RSP);
