@@ -181,7 +181,8 @@ fn code_is_evicted_under_a_vcpu_that_executes_it() {
     code.resize(0x1000, 0x90);
     // xor rdx, rcx; call +0; pop rax; dec rcx; je +2; jmp rsi; hlt
     code.extend([0x48, 0x31, 0xca, 0xe8, 0, 0, 0, 0, 0x58, 0x48, 0xff, 0xc9, 0x74, 2, 0xff, 0xe6, 0xf4]);
-    const ROUNDS: u64 = 3_000_000;
+    // Enough for the maker to fill all segments meanwhile.
+    const ROUNDS: u64 = 30_000_000;
     let end = CODE + 0x1000 + 17;
     let mut cpus = cpus64(2, &code);
     let shared = cpus[0].shared.clone();

@@ -65,8 +65,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_clock_nanosleep,
     libc::SYS_gettimeofday,
     libc::SYS_nanosleep,
-    // Threads, signals, the process's end. Translated code finds the soft TLB by GS.
-    libc::SYS_arch_prctl,
+    // Threads, signals, the process's end.
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_futex,
@@ -92,6 +91,9 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getuid,
     libc::SYS_sysinfo,
     libc::SYS_uname,
+    // Translated code finds the soft TLB by GS.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_arch_prctl,
     // Older forms, which other architectures never had.
     #[cfg(target_arch = "x86_64")]
     libc::SYS_dup2,
