@@ -42,7 +42,7 @@ pub fn decode(cpu: &mut Cpu, bytes: &[u8], rip: u64, max: usize) -> Vec<Op> {
             DecoderError::None => {
                 let mut op = prepare(&instruction, rip, start, mode);
                 let code = &bytes[start..decoder.position()];
-                let alone = max > 1 && cpu.in_step != Step::Off && lockstep::asks_the_world(&instruction);
+                let alone = !cpu.single && cpu.in_step != Step::Off && lockstep::asks_the_world(&instruction);
                 let lowered = if alone { Lowered::end(lockstep::stop) } else { None };
                 let lowered = lowered
                     .or_else(|| exec::select(&instruction, &mut op, mode))

@@ -137,6 +137,17 @@ fn instructions_that_ask_the_world_are_not_compared() {
 }
 
 #[test]
+fn instruction_across_two_pages_that_asks_the_world_is_not_compared() {
+    // jmp to 0x1fff; rdtsc there; mov [rsi], eax; jmp +0
+    let code =
+        [[0xe9, 0xfa, 0x0f, 0, 0].as_slice(), &[0; 0xffa], &[0x0f, 0x31, 0x89, 0x06, 0xeb, 0]].concat();
+    let mut cpu = leader(&code);
+    cpu.regs[RSI] = DATA;
+    run(&mut cpu, &code).unwrap();
+    assert_eq!((counts(&cpu).compared, cpu.retired), (3, 4));
+}
+
+#[test]
 fn access_to_a_device_ends_the_chain_and_its_value_reaches_the_follower() {
     // mov ebx, 1; mov rax, [rdi]; mov [rsi], rax; mov [rdi], rax; add rax, rbx; jmp +0
     let code =
