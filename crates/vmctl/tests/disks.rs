@@ -85,7 +85,7 @@ fn sha256(bytes: &[u8]) -> String {
 fn disk_that_shrinks_and_host_that_is_full_are_io_errors_to_a_guest_that_lives() {
     let place = Place::new();
     sparse(&place, "shrinks", 8 * MIB);
-    sparse(&place, "limited", 256 * MIB);
+    sparse(&place, "limited", 768 * MIB);
     let script = "
         try() { echo \"$1\" $(shift; \"$@\" >/dev/null 2>&1 && echo yes || echo no); }
         try before dd if=/dev/vda of=/dev/null bs=1M
@@ -94,13 +94,13 @@ fn disk_that_shrinks_and_host_that_is_full_are_io_errors_to_a_guest_that_lives()
         try within dd if=/dev/vda of=/dev/null bs=1M count=4
         try gone dd if=/dev/vda of=/dev/null bs=1M skip=5 count=1
         try room dd if=/dev/zero of=/dev/vdb bs=1M count=1 seek=10 conv=fsync
-        try full dd if=/dev/zero of=/dev/vdb bs=1M count=1 seek=220 conv=fsync
+        try full dd if=/dev/zero of=/dev/vdb bs=1M count=1 seek=640 conv=fsync
         try again dd if=/dev/zero of=/dev/vdb bs=1M count=1 seek=11 conv=fsync
         [ -b /dev/vdc ] && try small dd if=/dev/zero of=/dev/vdc bs=1M count=32 conv=fsync
         echo alive $((40 + 2))
     ";
-    // A file may not grow beyond 200 MiB here, as on a full file system; where the host lets a test mount one, a file
-    // system that is really full, too.
+    // A file may not grow beyond 600 MiB here, as on a full file system; the guest's memory and translated code, files too,
+    // are smaller. Where the host lets a test mount one, a file system that is really full, too.
     let own_mounts = ["-m", "-rm"].into_iter().find(|option| {
         let mut command = Command::new("unshare");
         command
@@ -110,7 +110,7 @@ fn disk_that_shrinks_and_host_that_is_full_are_io_errors_to_a_guest_that_lives()
     });
     std::fs::create_dir(place.path("full")).unwrap();
     let mut linux = Linux::new(Kernel::Amd64).script(script).options("-m 128M -d shrinks -d limited");
-    let mut setup = "ulimit -f $((200 * limit))".to_owned();
+    let mut setup = "ulimit -f $((600 * limit))".to_owned();
     if own_mounts.is_some() {
         linux = linux.options("-d full/disk");
         setup += " && mount -t tmpfs -o size=4m none full && truncate -s 64M full/disk";
