@@ -134,7 +134,7 @@ run 'mawk "{ s += \$1 * 1.5; c[\$1 % 7]++ } END { printf \"%.3f\", s; for (i = 0
 run 'sort -r numbers | md5sum; sort -n -k1.2 numbers | sha1sum; shuf --random-source=binary numbers | sha512sum | cut -c1-40'
 run 'grep -cP "^(?=.*1)(?!.*2)[0-9]+(3|7)$" numbers; sed -n "s/\(.\)\(.\)\1/<\2>/gp" numbers | sha256sum'
 run 'tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf - -C /usr/lib/python3.11/json . | sha256sum'
-run 'find /etc /usr/share/perl5 -type f | sort | xargs sha256sum | sha256sum; find /usr/src/lua -type f -printf "%s %m %t %p\n" | sort | sha256sum'
+run 'find /usr/bin /usr/share/perl5 -type f | sort | xargs sha256sum | sha256sum; find /usr/src/lua -type f -printf "%s %m %t %p\n" | sort | sha256sum'
 run 'a=0; for ((i = 0; i < 3000; i++)); do ((a = (a * 31 + i) % 65521)); done; echo $a; echo ${BASH_VERSINFO[@]}'
 run 'dash -c "i=0; while [ \$i -lt 3000 ]; do i=\$((i + 1)); done; echo \$i"; i=0; while ((i++ < 60)); do /bin/echo $i | cat; done | md5sum'
 run 'luajit -e "local t, s = {}, 0 for i = 1, 3e6 do s = (s * 33 + bit.bxor(i, s)) % 2147483647 end print(s) for i = 1, 300 do t[i] = (\"x\"):rep(i % 7) .. i end print(#table.concat(t), math.sqrt(2))"'
