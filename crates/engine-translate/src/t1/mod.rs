@@ -40,6 +40,8 @@ mod segments;
 mod special;
 mod system;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_events;

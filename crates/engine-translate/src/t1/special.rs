@@ -139,6 +139,15 @@ impl Compiler<'_> {
         Some(())
     }
 
+    /// Appends an instruction that has the accumulator as an implied operand, and sets flags.
+    fn encode_with_accumulator(&mut self, i: &Instruction) -> Option<()> {
+        self.a.copy(RAX, ACCUMULATOR);
+        self.encode(i)?;
+        self.a.copy(ACCUMULATOR, RAX);
+        self.flags = Flags::Native;
+        Some(())
+    }
+
     /// One-operand MUL and IMUL: the accumulator times the operand.
     fn multiply(&mut self, k: usize, i: &Instruction) -> Option<()> {
         let mut out = *i;
@@ -162,10 +171,7 @@ impl Compiler<'_> {
             };
             out.set_op0_register(register(host, r.size()));
         }
-        self.a.copy(RAX, ACCUMULATOR);
-        self.encode(&out)?;
-        self.a.copy(ACCUMULATOR, RAX);
-        self.flags = Flags::Native;
+        self.encode_with_accumulator(&out)?;
         if let Some(slow) = slow {
             self.resume(slow);
         }
@@ -188,10 +194,7 @@ impl Compiler<'_> {
         self.check(&ea, size, alignment(i, size), true, slow);
         let m = self.host(&ea, true);
         replace_memory(&mut out, m);
-        self.a.copy(RAX, ACCUMULATOR);
-        self.encode(&out)?;
-        self.a.copy(ACCUMULATOR, RAX);
-        self.flags = Flags::Native;
+        self.encode_with_accumulator(&out)?;
         self.resume(slow);
         Some(())
     }
@@ -214,10 +217,7 @@ impl Compiler<'_> {
         if self.flags_live[k] {
             self.need_flags();
         }
-        self.a.copy(RAX, ACCUMULATOR);
-        self.encode(&out)?;
-        self.a.copy(ACCUMULATOR, RAX);
-        self.flags = Flags::Native;
+        self.encode_with_accumulator(&out)?;
         self.resume(slow);
         Some(())
     }

@@ -1,100 +1,20 @@
 //! Whole programs in translated code, beside the interpreter.
 
+use super::testing::{self, fault, program, run_to};
 use crate::cpu::{Cpu, RAX, RBX, RCX, RDI, RDX, RIP, RSI, RSP};
 use crate::fault::Fault;
 use crate::run::Done;
 use crate::testing::{CODE, DATA, STACK, cpu64, peek, poke};
 use address::GuestPhys;
 
-/// Assembles a program between two labels; its bytes.
-macro_rules! program {
-    ($start:ident $end:ident, $($line:literal),* $(,)?) => {{
-        #[allow(non_upper_case_globals)]
-        mod labels {
-            std::arch::global_asm!(
-                ".pushsection .text",
-                concat!(stringify!($start), ":"),
-                $($line,)*
-                concat!(stringify!($end), ":"),
-                ".popsection",
-            );
-            unsafe extern "C" {
-                pub safe static $start: u8;
-                pub safe static $end: u8;
-            }
-        }
-        let (start, end) = (&raw const labels::$start, &raw const labels::$end);
-        // SAFETY: two labels in one section, in this order.
-        unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) }
-    }};
-}
-
-pub(super) use program;
-
-/// A vCPU whose blocks are translated before they run, and which comes back after some thousands of instructions.
+/// A vCPU for 64-bit code, as [`testing::translating`] makes it.
 pub(super) fn translating(code: &[u8]) -> Cpu {
-    let mut cpu = cpu64(code);
-    (cpu.t1.threshold, cpu.t1.counting) = (0, true);
-    cpu
+    testing::translating(cpu64, code)
 }
 
-/// Runs until RIP is `end`.
-pub(super) fn run_to(cpu: &mut Cpu, end: u64) {
-    for _ in 0..1_000_000 {
-        if cpu.regs[RIP] == end {
-            return;
-        }
-        assert_eq!(cpu.run_block(), None);
-    }
-    panic!("RIP never became {end:#x}; it is {:#x}", cpu.regs[RIP]);
-}
-
-/// Runs a program in both tiers, to its end, and compares everything there is.
+/// [`testing::same`] of 64-bit code.
 pub(super) fn same(code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
-    // An endless loop behind it, so that nothing runs into what follows.
-    let mut whole = code.to_vec();
-    whole.extend([0xeb, 0xfe]);
-    let end = CODE + code.len() as u64;
-    let mut cpus = [(u32::MAX, false), (0, false), (0, true)].map(|(threshold, counting)| {
-        let mut cpu = cpu64(&whole);
-        (cpu.t1.threshold, cpu.t1.counting) = (threshold, counting);
-        prepare(&mut cpu);
-        for _ in 0..1_000_000 {
-            if cpu.regs[RIP] == end {
-                break;
-            }
-            assert_eq!(cpu.run_block(), None);
-        }
-        assert_eq!(cpu.regs[RIP], end);
-        cpu
-    });
-    let t0 = &cpus[0];
-    for t1 in &cpus[1..] {
-        assert_eq!(t0.regs, t1.regs);
-        assert_eq!(t0.rflags(), t1.rflags());
-        assert_eq!(vectors(t0), vectors(t1));
-        for (at, len) in [(DATA, 0x4000), (STACK - 0x1000, 0x1000)] {
-            assert!(peek(t0, at, len) == peek(t1, at, len), "memory at {at:#x} differs");
-        }
-    }
-    std::mem::replace(&mut cpus[2], cpu64(&[]))
-}
-
-/// The x87 and vector state but for FOP, FIP and FDP, which translated code clears.
-pub(super) fn vectors(cpu: &Cpu) -> Vec<u8> {
-    let mut state = cpu.vector.to_bytes();
-    state[6..24].fill(0);
-    state
-}
-
-/// Executes one block (or chain) that is to fault.
-pub(super) fn fault(cpu: &mut Cpu) -> Option<Fault> {
-    for _ in 0..10 {
-        if cpu.execute_block().is_err() {
-            return cpu.fault.take();
-        }
-    }
-    panic!("no fault; RIP is {:#x}", cpu.regs[RIP]);
+    testing::same(cpu64, code, prepare)
 }
 
 #[test]

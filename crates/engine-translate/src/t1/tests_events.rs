@@ -1,6 +1,7 @@
 //! Exceptions delivered within a chain, instructions across two pages, CMPXCHG16B.
 
-use super::tests::{fault, identity_paging, program, run_to, same, translating};
+use super::testing::{fault, program, run_to};
+use super::tests::{identity_paging, same, translating};
 use crate::cpu::{Cpu, RAX, RBX, RCX, RDI, RIP, RSI};
 use crate::fault::Fault;
 use crate::testing::{CODE, DATA, cpu64, poke};

@@ -1,84 +1,17 @@
 //! 32- and 16-bit programs in translated code, beside the interpreter.
 
+use super::testing::{self, fault, program, run_to, translating};
 use crate::cpu::{CS, Cpu, DS, ES, FS, GS, RAX, RBP, RBX, RCX, RDI, RDX, RIP, RSI, RSP, SS};
 use crate::fault::Fault;
 use crate::testing::{CODE, DATA, STACK, cpu16, cpu32, cpu64, peek, poke};
 use x86::{Exception, Segment, Vector};
 
-/// Assembles a program of 16- or 32-bit code between two labels; its bytes.
-macro_rules! program {
-    ($bits:literal $start:ident $end:ident, $($line:literal),* $(,)?) => {{
-        #[allow(non_upper_case_globals)]
-        mod labels {
-            std::arch::global_asm!(
-                ".pushsection .text",
-                concat!(".code", $bits),
-                concat!(stringify!($start), ":"),
-                $($line,)*
-                concat!(stringify!($end), ":"),
-                ".code64",
-                ".popsection",
-            );
-            unsafe extern "C" {
-                pub safe static $start: u8;
-                pub safe static $end: u8;
-            }
-        }
-        let (start, end) = (&raw const labels::$start, &raw const labels::$end);
-        // SAFETY: two labels in one section, in this order.
-        unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) }
-    }};
-}
-
-/// Runs blocks until RIP is `end`.
-fn run_to(cpu: &mut Cpu, end: u64) {
-    for _ in 0..1_000_000 {
-        if cpu.regs[RIP] == end {
-            return;
-        }
-        assert_eq!(cpu.run_block(), None);
-    }
-    panic!("RIP never became {end:#x}; it is {:#x}", cpu.regs[RIP]);
-}
-
-/// Runs a program in both tiers, to its end, and compares everything there is.
+/// [`testing::same`], with what only 64-bit code sees, and upper halves, not zero.
 fn same(new: fn(&[u8]) -> Cpu, code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
-    let mut whole = code.to_vec();
-    whole.extend([0xeb, 0xfe]);
-    let end = CODE + code.len() as u64;
-    let mut cpus = [(u32::MAX, false), (0, false), (0, true)].map(|(threshold, counting)| {
-        let mut cpu = new(&whole);
-        (cpu.t1.threshold, cpu.t1.counting) = (threshold, counting);
-        // What only 64-bit code sees, and upper halves.
+    testing::same(new, code, |cpu| {
         (8..16).for_each(|r| cpu.regs[r] = 0x1111_2222_3333_0000 + r as u64);
-        prepare(&mut cpu);
-        run_to(&mut cpu, end);
-        cpu
-    });
-    let t0 = &cpus[0];
-    for t1 in &cpus[1..] {
-        assert_eq!(t0.regs, t1.regs);
-        assert_eq!(t0.rflags(), t1.rflags());
-        assert!(peek(t0, DATA, STACK as usize) == peek(t1, DATA, STACK as usize), "memory differs");
-        assert!(t1.t1.enter != 0, "nothing was translated");
-    }
-    std::mem::replace(&mut cpus[2], cpu64(&[]))
-}
-
-fn translating(new: fn(&[u8]) -> Cpu, code: &[u8]) -> Cpu {
-    let mut cpu = new(code);
-    (cpu.t1.threshold, cpu.t1.counting) = (0, true);
-    cpu
-}
-
-/// Executes one block (or chain) that is to fault.
-fn fault(cpu: &mut Cpu) -> Option<Fault> {
-    for _ in 0..10 {
-        if cpu.execute_block().is_err() {
-            return cpu.fault.take();
-        }
-    }
-    panic!("no fault; RIP is {:#x}", cpu.regs[RIP]);
+        prepare(cpu);
+    })
 }
 
 fn exception(vector: Vector) -> Option<Fault> {

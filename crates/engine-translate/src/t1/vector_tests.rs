@@ -1,6 +1,7 @@
 //! Vector and x87 state in translated code: where it is at each exit, and what is there of the host's.
 
-use super::tests::{fault, program, run_to, same, translating, vectors};
+use super::testing::{fault, program, run_to, vectors};
+use super::tests::{same, translating};
 use crate::cpu::{Cpu, RAX, RCX, RDI, RDX, RIP, RSI};
 use crate::fault::Fault;
 use crate::run::Done;
