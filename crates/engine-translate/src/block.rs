@@ -94,7 +94,8 @@ impl Block {
     #[inline]
     pub(crate) fn patience(&self, at_first: u32) -> u32 {
         let changes = self.generations[0].map_or(0, |(_, then)| then);
-        let (changes, moves) = ((changes / 8).min(6), self.translation.moves().saturating_sub(MOVES).min(16));
+        let (changes, moves) =
+            ((changes / 16).min(6), self.translation.moves().saturating_sub(MOVES).min(16));
         let at_first = if moves > 0 { at_first.max(1) } else { at_first };
         at_first.saturating_mul(1 << (changes + moves))
     }
@@ -355,8 +356,8 @@ impl Cpu {
         let first_len = (PAGE_SIZE - physical.page_offset()) as usize;
         let generation = |at: GuestPhys| {
             memory.region_at(at).map(|r| {
-                let g = r.page(((at.0 - r.base().0) / PAGE_SIZE) as usize).generation();
-                (Generation(g), g.load(std::sync::atomic::Ordering::SeqCst))
+                let page = r.page(((at.0 - r.base().0) / PAGE_SIZE) as usize);
+                (Generation(page.generation()), page.settled_generation())
             })
         };
         let mut generations = [generation(physical), None];

@@ -56,6 +56,9 @@ struct Targets {
     len: u64,
 }
 
+/// A host address, and the guest-physical one if a store is to be noted.
+pub type HostPointer = (*mut u8, Option<GuestPhys>);
+
 impl Targets {
     /// The pages and their parts of the access, memory before devices: once a device has been called, host pointers from
     /// before the call may be out of date.
@@ -112,12 +115,12 @@ impl Cpu {
     }
 
     /// The host address for an access of `len` bytes that a plain host instruction may make (load, store or locked), or
-    /// `None` where it crosses a page or needs care (devices). With `write`, stores through the pointer
-    /// must be followed by [`Cpu::note_host_write`] unless the pointer came with `false` as second part.
+    /// `None` where it crosses a page or needs care (devices). With `write`, a store through the pointer
+    /// must be followed by [`Cpu::note_write`] with the physical address that came with it, if any did.
     /// The pointer is good until the next access through this `Cpu`.
-    pub fn host_pointer(&mut self, linear: u64, len: u64, write: bool) -> Guest<Option<(*mut u8, bool)>> {
+    pub fn host_pointer(&mut self, linear: u64, len: u64, write: bool) -> Guest<Option<HostPointer>> {
         if let Some(p) = self.tlb_entries.look(if write { WRITE } else { READ }, linear, len) {
-            return Ok(Some((p, false)));
+            return Ok(Some((p, None)));
         }
         let fits = linear & 0xfff <= PAGE_SIZE.saturating_sub(len);
         if !fits {
@@ -130,17 +133,10 @@ impl Cpu {
         }
         self.check_alignment(linear, len)?;
         Ok(match self.target(linear, len, write)? {
-            Target::Host(p) => Some((p.as_ptr(), false)),
-            Target::Tracked(p, _) => Some((p.as_ptr(), true)),
+            Target::Host(p) => Some((p.as_ptr(), None)),
+            Target::Tracked(p, physical) => Some((p.as_ptr(), Some(physical))),
             Target::Device(_) => None,
         })
-    }
-
-    /// After a store through [`Cpu::host_pointer`] that asked for it.
-    pub fn note_host_write(&mut self, linear: u64, len: u64) {
-        if let Ok(Target::Tracked(_, physical)) = self.target_for(linear, len, true, self.tlb_select) {
-            self.note_write(physical, len);
-        }
     }
 
     /// Faults if `len` bytes (at most a page) at `linear` can't be written; has no other effect.
@@ -312,24 +308,26 @@ impl Cpu {
                 journal.written(select, linear, self.tlb.flushes(true), physical);
             }
         }
-        let plain_writes = t.writable && region.kind() == Kind::Ram && !code && (!logging || write);
-        if self.sys.watching {
-            // With data breakpoints armed every access comes here.
-            return Ok(if write && code { Target::Tracked(host, physical) } else { Target::Host(host) });
-        }
+        // Stores need no note only by one who is known to make them, from before a last look at whether there is code.
+        let mut plain_writes = t.writable && region.kind() == Kind::Ram && !code && (!logging || write);
+        // With data breakpoints armed every access comes here.
+        plain_writes &= !self.sys.watching;
         if plain_writes {
             page.add_writer(self.id);
         }
-        self.tlb.fill(select, linear, Found { host: host.as_ptr(), plain_writes, global: t.global });
+        if !self.sys.watching {
+            self.tlb.fill(select, linear, Found { host: host.as_ptr(), plain_writes, global: t.global });
+        }
         if plain_writes && page.has_code() {
             // Another vCPU announced code between our look and the new entry; its shootdown may be over already.
             self.tlb.forbid_write(select, linear);
+            plain_writes = false;
         }
-        Ok(if write && code { Target::Tracked(host, physical) } else { Target::Host(host) })
+        Ok(if write && !plain_writes { Target::Tracked(host, physical) } else { Target::Host(host) })
     }
 
-    /// A store went to a page with decoded code.
-    fn note_write(&mut self, physical: GuestPhys, len: u64) {
+    /// After a store to a page that may have decoded code.
+    pub fn note_write(&mut self, physical: GuestPhys, len: u64) {
         if self.shared.memory.note_write(physical, len) && self.shared.vcpus > 1 {
             // Blocks of a page go on to each other without a look at its generation. What the guest does to have other
             // processors see new code comes after this, and finds them outside such blocks.

@@ -205,7 +205,12 @@ impl Shared {
     /// The same with a code cache of at most `cache` bytes.
     pub fn with_cache(memory: Arc<GuestMemory>, vcpus: u32, tsc_khz: u64, cache: usize) -> Self {
         let code = CodeCache::new(cache);
-        let remotes = (0..vcpus).map(|_| OnceLock::new()).collect();
+        let remotes: Remotes = (0..vcpus).map(|_| OnceLock::new()).collect();
+        // Blocks of a page go on to each other without a look at its generation; a device's write ends that.
+        memory.watch_code(Box::new({
+            let remotes = remotes.clone();
+            move || remotes.iter().filter_map(OnceLock::get).for_each(|r| r.post(pending::CODE))
+        }));
         let tsc_origin = crate::system::time::host_tsc();
         let clock = OnceLock::new();
         Self {

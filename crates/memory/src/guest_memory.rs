@@ -5,6 +5,7 @@ use crate::tracking::{PageState, granules};
 use crate::{Error, Result};
 use address::{GuestPhys, PAGE_SIZE};
 use std::ptr::NonNull;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::*};
 
 /// What a region is to the guest.
@@ -69,6 +70,17 @@ pub struct GuestMemory {
     logging: AtomicBool,
     /// See [`Self::writes`].
     writes: AtomicU64,
+    watcher: Watcher,
+}
+
+/// Who is told of code that is out of date.
+#[derive(Default)]
+struct Watcher(RwLock<Option<Box<dyn Fn() + Send + Sync>>>);
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("Watcher")
+    }
 }
 
 macro_rules! scalar {
@@ -94,7 +106,7 @@ macro_rules! scalar {
                 // SAFETY: as in the read.
                 unsafe { &*p.as_ptr().cast::<$atomic>() }.store(value.to_le(), Release);
                 self.writes.fetch_add(1, Relaxed);
-                self.note_write(address, N);
+                self.note_foreign_write(address, N);
                 return Ok(());
             }
             self.write(address, &value.to_le_bytes())
@@ -127,7 +139,12 @@ impl GuestMemory {
                 dirty: (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             });
         }
-        Ok(Self { regions, logging: AtomicBool::new(false), writes: AtomicU64::new(0) })
+        Ok(Self {
+            regions,
+            logging: AtomicBool::new(false),
+            writes: AtomicU64::new(0),
+            watcher: Watcher::default(),
+        })
     }
 
     /// The regions, by base.
@@ -194,7 +211,7 @@ impl GuestMemory {
             Ok(())
         })?;
         self.writes.fetch_add(1, Relaxed);
-        self.note_write(address, data.len() as u64);
+        self.note_foreign_write(address, data.len() as u64);
         Ok(())
     }
 
@@ -207,7 +224,7 @@ impl GuestMemory {
             Ok(())
         })?;
         self.writes.fetch_add(1, Relaxed);
-        self.note_write(address, len);
+        self.note_foreign_write(address, len);
         Ok(())
     }
 
@@ -244,6 +261,19 @@ impl GuestMemory {
             done += n;
         }
         Ok(())
+    }
+
+    /// Has `watcher` called, instead of any before it, whenever a write by others than the engine hits decoded code.
+    pub fn watch_code(&self, watcher: Box<dyn Fn() + Send + Sync>) {
+        *self.watcher.0.write().unwrap_or_else(|e| e.into_inner()) = Some(watcher);
+    }
+
+    fn note_foreign_write(&self, address: GuestPhys, len: u64) {
+        if self.note_write(address, len)
+            && let Some(watcher) = &*self.watcher.0.read().unwrap_or_else(|e| e.into_inner())
+        {
+            watcher();
+        }
     }
 
     /// Notes that `len` bytes at `address` were written: dirty log and code tracking. True if decoded code was hit.

@@ -2,7 +2,7 @@
 //!
 //! Code tracking is between a decoder (the translate engine) and writers (devices here, vCPUs in the engine):
 //!
-//! - A decoder reads a page's [`PageState::generation`], announces the 64-byte granules it will read with
+//! - A decoder reads a page's generation ([`PageState::settled_generation`]), announces the 64-byte granules it will read with
 //!   [`PageState::announce_code`], and only then reads the bytes. What it decoded is valid while the generation
 //!   stands.
 //! - A writer writes, then calls [`PageState::note_write`], which moves the generation on if the write touched an
@@ -57,10 +57,20 @@ pub fn is_writer(writers: u16, number: u32) -> bool {
 }
 
 impl PageState {
-    /// Moves on whenever announced code on this page is overwritten.
+    /// Moves on whenever announced code on this page is overwritten, by two; odd while that is going on.
     #[inline]
     pub fn generation(&self) -> &AtomicU32 {
         &self.generation
+    }
+    /// The generation to decode at: waits for a writer who is between two steps of [`Self::note_write`].
+    pub fn settled_generation(&self) -> u32 {
+        loop {
+            let generation = self.generation.load(SeqCst);
+            if generation & 1 == 0 {
+                return generation;
+            }
+            std::thread::yield_now();
+        }
     }
     /// Whether any granule of this page is announced as code.
     #[inline]
@@ -103,8 +113,13 @@ impl PageState {
             code if code & mask == 0 && !self.presses() => return false,
             _ => {}
         }
-        self.code.swap(0, SeqCst);
-        self.generation.fetch_add(1, SeqCst);
+        // Odd before the granules are forgotten: another writer that finds none announced may rely on it that nothing
+        // decoded before is valid any more. If it is odd already, another writer is at it; what is decoded from its end
+        // on has this write.
+        if self.generation.fetch_or(1, SeqCst) & 1 == 0 {
+            self.code.swap(0, SeqCst);
+            self.generation.fetch_add(1, SeqCst);
+        }
         true
     }
     /// Counts a write beside the code; whether it is one too many. (Writers who count at the same time may lose a count.)
@@ -146,7 +161,7 @@ mod tests {
         assert!(!p.note_write(granules(64, 64)), "a write beside the code is not one to it");
         assert_eq!(p.generation().load(SeqCst), 0);
         assert!(p.note_write(granules(60, 8)));
-        assert_eq!(p.generation().load(SeqCst), 1);
+        assert_eq!(p.generation().load(SeqCst), 2);
         assert!(!p.note_write(granules(60, 8)), "the page is data again");
     }
 
@@ -163,9 +178,46 @@ mod tests {
             assert!(!p.has_code());
             expected *= 2;
         }
-        assert_eq!(p.generation().load(SeqCst), MAX_DOUBLINGS as u32);
+        assert_eq!(p.generation().load(SeqCst), 2 * MAX_DOUBLINGS as u32);
         assert_eq!(writes_until_data(&p), None, "it is both");
         assert!(p.has_code() && p.note_write(1), "and its code is still watched");
+    }
+
+    /// Writers of the same code at once, each of which publishes what it wrote; a decoder that goes by the generation may use
+    /// nothing older than what was published before it looked.
+    #[test]
+    fn concurrent_writers_leave_no_stale_code_valid() {
+        use std::sync::atomic::AtomicBool;
+        let page = PageState::default();
+        let written = [AtomicU32::new(0), AtomicU32::new(0)];
+        let published = [AtomicU32::new(0), AtomicU32::new(0)];
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            let writers = [0, 1].map(|w| {
+                let (page, written, published) = (&page, &written, &published);
+                s.spawn(move || {
+                    for version in 1..8_000_000 {
+                        written[w].store(version, Relaxed);
+                        page.note_write(1);
+                        published[w].store(version, SeqCst);
+                    }
+                })
+            });
+            s.spawn(|| {
+                let mut decoded = (1, [0, 0]);
+                while !ended.load(SeqCst) {
+                    let before = [0, 1].map(|w| published[w].load(SeqCst));
+                    if page.generation().load(SeqCst) != decoded.0 {
+                        let generation = page.settled_generation();
+                        page.announce_code(1);
+                        decoded = (generation, [0, 1].map(|w| written[w].load(Relaxed)));
+                    }
+                    assert!((0..2).all(|w| decoded.1[w] >= before[w]), "{:?} after {before:?}", decoded.1);
+                }
+            });
+            writers.into_iter().for_each(|w| w.join().unwrap());
+            ended.store(true, SeqCst);
+        });
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::cpu::{Cpu, Mode, RAX, RBX, RCX, RDX};
 use crate::decode::Lowered;
 use crate::fault::Guest;
 use crate::op::{Exec, Op};
+use address::GuestPhys;
 use iced_x86::{Instruction, Mnemonic};
 use std::arch::asm;
 
@@ -61,9 +62,9 @@ locked!(u64, reg, ":r", "rax");
 
 const CACHE_LINE: u64 = 64;
 
-/// The host address for a locked access, and whether to note the store; `None` where it has to go the slow way.
+/// The host address for a locked access, and the physical one if the store is to be noted; `None` where it has to go the slow way.
 #[inline(always)]
-fn pointer<W: Word>(cpu: &mut Cpu, linear: u64) -> Guest<Option<(*mut W, bool)>> {
+fn pointer<W: Word>(cpu: &mut Cpu, linear: u64) -> Guest<Option<(*mut W, Option<GuestPhys>)>> {
     if linear % CACHE_LINE > CACHE_LINE - W::SIZE as u64 {
         return Ok(None);
     }
@@ -88,8 +89,8 @@ pub fn update<W: Word, R>(cpu: &mut Cpu, linear: u64, f: impl Fn(W) -> (W, R)) -
             old = found;
         }
     };
-    if note {
-        cpu.note_host_write(linear, W::SIZE as u64);
+    if let Some(physical) = note {
+        cpu.note_write(physical, W::SIZE as u64);
     }
     Ok(r)
 }
@@ -138,8 +139,8 @@ fn xchg_memory<W: Word, E: Ea>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
         Some((p, note)) => {
             // SAFETY: `pointer` gave memory valid for a locked access of this size.
             let old = unsafe { W::exchange(p, new) };
-            if note {
-                cpu.note_host_write(at, W::SIZE as u64);
+            if let Some(physical) = note {
+                cpu.note_write(physical, W::SIZE as u64);
             }
             old
         }
@@ -190,8 +191,8 @@ fn cmpxchg_memory<W: Word, E: Ea>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
         Some((p, note)) => {
             // SAFETY: `pointer` gave memory valid for a locked access of this size.
             let found = unsafe { W::compare_exchange(p, accumulator, new) };
-            if note {
-                cpu.note_host_write(at, W::SIZE as u64);
+            if let Some(physical) = note {
+                cpu.note_write(physical, W::SIZE as u64);
             }
             found
         }
@@ -234,8 +235,8 @@ fn cmpxchg16b<E: Ea>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
         Some((p, note)) => {
             // SAFETY: valid for the access, aligned; whoever gives a guest CMPXCHG16B in CPUID runs on a host that has it.
             let found = unsafe { compare_exchange_16(p.cast(), old, new) };
-            if note {
-                cpu.note_host_write(at, 16);
+            if let Some(physical) = note {
+                cpu.note_write(physical, 16);
             }
             found
         }

@@ -289,7 +289,7 @@ fn chunk<O: StringOp, W: Word>(cpu: &mut Cpu, op: &Op, walk: &Walk, count: u64) 
         cpu.mode.is64() || cpu.segment_allows(seg, (cpu.regs[r] & mask) - below, len, write)
     };
     let (mut from, mut to) = (std::ptr::null_mut(), std::ptr::null_mut());
-    let mut note = false;
+    let mut note = None;
     if O::READS_SI {
         if !in_segment(cpu, RSI, op.seg as usize, false) {
             return Ok(0);
@@ -317,8 +317,8 @@ fn chunk<O: StringOp, W: Word>(cpu: &mut Cpu, op: &Op, walk: &Walk, count: u64) 
     }
     // SAFETY: `host_pointer` gave memory valid for all `n` elements; looking up the destination leaves the source mapped.
     unsafe { O::many::<W>(cpu, from.cast(), to.cast(), n as usize, walk.down()) };
-    if note {
-        cpu.note_host_write(di - below, len);
+    if let Some(physical) = note {
+        cpu.note_write(physical, len);
     }
     if O::READS_SI {
         walk.advance(cpu, RSI, n);

@@ -46,6 +46,8 @@ mod tests;
 #[cfg(test)]
 mod tests_events;
 #[cfg(test)]
+mod tests_foreign;
+#[cfg(test)]
 mod tests_legacy;
 mod vector;
 #[cfg(test)]
