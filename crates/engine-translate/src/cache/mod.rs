@@ -37,7 +37,7 @@ pub(crate) use segment::Stub;
 pub(crate) use vcpu::NOTHING_HELD;
 
 use crate::block::{Block, Decoded, Key};
-use crate::t1::{Made, SharedCode, Translation};
+use crate::t1::{Made, Room, SharedCode, Translation};
 use arena::Arena;
 use epoch::{Epochs, Reader};
 use iced_x86::Instruction;
@@ -214,13 +214,13 @@ impl CodeCache {
         Some(Ok(stub))
     }
 
-    /// Translates a block of the current segment, unless it is already and `fits` likes that: `make` is given the address
+    /// Translates a block of the current segment, unless it is already and `fits` likes that: `make` is given the place
     /// for the code, and the shared code. What [`Translation::code`] gives.
     pub(crate) fn translate(
         &self,
         block: &Block,
         fits: impl FnOnce(&Block) -> bool,
-        make: impl FnOnce(u64, SharedCode) -> Option<Made>,
+        make: impl FnOnce(Room, SharedCode) -> Option<Made>,
     ) -> Result<u64, No> {
         let Ok(mut w) = self.writer.try_lock() else { return Err(No::Busy) };
         if let Some(code) = block.translation.code().filter(|_| fits(block)) {
@@ -236,11 +236,12 @@ impl CodeCache {
         let shared = w.shared;
         let Writer { arena: Some(arena), segments, current, .. } = &mut *w else { return Err(No::Unable) };
         let segment = &mut segments[*current];
-        let origin = arena.address(segment.next_code());
-        let made = make(origin, shared).ok_or(No::Unable)?;
-        let code =
-            Translation::pack(origin + made.checked as u64, origin + made.linked as u64).ok_or(No::Unable)?;
-        if !segment.add_code(arena, &made.code) {
+        let often = arena.address(segment.next_code());
+        let room = Room { often, seldom_end: arena.address(segment.next_seldom()) };
+        let made = make(room, shared).ok_or(No::Unable)?;
+        let entries = [made.checked, made.linked].map(|offset| often + offset as u64);
+        let code = Translation::pack(entries[0], entries[1]).ok_or(No::Unable)?;
+        if !segment.add_parts(arena, &made.code) {
             self.full.store(true, Release);
             return Err(No::Full);
         }

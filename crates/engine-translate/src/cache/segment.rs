@@ -3,7 +3,7 @@
 use super::arena::Arena;
 use crate::block::{Block, Decoded, Key, Ops};
 use crate::op::Op;
-use crate::t1::Translation;
+use crate::t1::{Parts, Translation};
 use iced_x86::Instruction;
 use std::alloc::Layout;
 use std::collections::HashMap;
@@ -58,7 +58,9 @@ pub struct Segment {
     pub number: u64,
     /// Where its code may be, in the arena.
     code: Range<usize>,
+    /// Used from its start to here, and, by what is seldom executed, from `seldom` to its end; both multiples of 16.
     used: usize,
+    seldom: usize,
     /// From boxes.
     chunks: Vec<*mut Chunk>,
     /// Bytes used of the last chunk.
@@ -77,6 +79,7 @@ impl Segment {
             state: State::Free,
             number: 0,
             used: code.start,
+            seldom: code.end,
             code,
             chunks: Vec::new(),
             in_chunk: CHUNK,
@@ -89,6 +92,7 @@ impl Segment {
     /// Bytes of memory in use.
     pub fn size(&self) -> usize {
         (self.used - self.code.start)
+            + (self.code.end - self.seldom)
             + self.chunks.len() * CHUNK
             + self.blocks.len() * PER_BLOCK
             + self.links.capacity() * size_of::<Link>()
@@ -96,11 +100,15 @@ impl Segment {
     }
     /// Bytes of code that still fit.
     pub fn room(&self) -> usize {
-        self.code.end - self.used
+        self.seldom - self.used
     }
     /// Where the next code will be in the arena: a multiple of 16.
     pub fn next_code(&self) -> usize {
         self.used
+    }
+    /// Where the next code that is seldom executed will end.
+    pub fn next_seldom(&self) -> usize {
+        self.seldom
     }
     pub fn holds(&self, offset: usize) -> bool {
         self.code.contains(&offset)
@@ -112,8 +120,18 @@ impl Segment {
             return false;
         }
         arena.put(self.used, code);
-        self.used = (self.used + code.len()).next_multiple_of(16).min(self.code.end);
+        self.used = (self.used + code.len()).next_multiple_of(16).min(self.seldom);
         true
+    }
+    /// Puts code at [`Self::next_code`] and before [`Self::next_seldom`]; false if it doesn't fit.
+    pub fn add_parts(&mut self, arena: &mut Arena, code: &Parts) -> bool {
+        let seldom = code.seldom.len().next_multiple_of(16);
+        if seldom > self.room() || code.often.len() > self.room() - seldom {
+            return false;
+        }
+        self.seldom -= seldom;
+        arena.put(self.seldom, &code.seldom);
+        self.add_code(arena, &code.often)
     }
 
     /// Memory for a value or several, which lives until [`Self::clear`].
@@ -160,6 +178,7 @@ impl Segment {
     pub fn clear(&mut self, arena: Option<&mut Arena>) {
         if let Some(arena) = arena {
             arena.release(self.code.start..self.used);
+            arena.release(self.seldom..self.code.end);
         }
         *self = Self::new(self.code.clone());
     }

@@ -56,6 +56,20 @@ impl Mem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label(usize);
 
+/// Where code is to be put: from one address on and, what is seldom executed, up to another, both multiples of 16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    pub often: u64,
+    pub seldom_end: u64,
+}
+
+/// Assembled code, its two parts.
+#[derive(Default)]
+pub struct Parts {
+    pub often: Box<[u8]>,
+    pub seldom: Box<[u8]>,
+}
+
 /// Code being assembled. Jumps have 32-bit displacements throughout.
 #[derive(Default)]
 pub struct Asm {
@@ -63,6 +77,20 @@ pub struct Asm {
     labels: Vec<Option<usize>>,
     /// Where a displacement goes, and to which label.
     uses: Vec<(usize, usize)>,
+    /// Where a displacement goes, and to which address.
+    far: Vec<(usize, u64)>,
+    /// Where the distance to another place in the code goes, from its own end.
+    distances: Vec<(usize, usize)>,
+    /// Where what is seldom executed begins.
+    seldom: Option<usize>,
+}
+
+/// A point to go back to.
+#[derive(Clone, Copy)]
+pub struct Mark {
+    code: usize,
+    uses: usize,
+    far: usize,
 }
 
 impl Asm {
@@ -87,13 +115,21 @@ impl Asm {
         l
     }
     /// A point to [`Self::reset`] to.
-    pub fn mark(&self) -> (usize, usize) {
-        (self.code.len(), self.uses.len())
+    pub fn mark(&self) -> Mark {
+        Mark { code: self.code.len(), uses: self.uses.len(), far: self.far.len() }
     }
     /// Drops all that was appended since. Labels bound since must not be used.
-    pub fn reset(&mut self, (code, uses): (usize, usize)) {
-        self.code.truncate(code);
-        self.uses.truncate(uses);
+    pub fn reset(&mut self, to: Mark) {
+        self.code.truncate(to.code);
+        self.uses.truncate(to.uses);
+        self.far.truncate(to.far);
+    }
+    /// What follows is executed seldom, and put elsewhere: what is executed often takes fewer lines of the processor's cache.
+    pub fn seldom_from_here(&mut self) {
+        let fill = self.code.len().next_multiple_of(16) - self.code.len();
+        // int3
+        self.bytes(&[0xcc; 16][..fill]);
+        self.seldom = Some(self.code.len());
     }
     /// Where a label was bound.
     pub fn place(&self, l: Label) -> Option<usize> {
@@ -226,26 +262,46 @@ impl Asm {
         self.bytes(&[0x0f, 0x80 | condition]);
         self.displacement(l);
     }
-    /// Jump or call (`opcode` e9 or e8) to an address, when the code's own first byte will be at `origin`.
-    pub fn far(&mut self, opcode: u8, origin: u64, target: u64) {
+    /// Jump or call (`opcode` e9 or e8) to an address.
+    pub fn far(&mut self, opcode: u8, target: u64) {
         self.code.push(opcode);
-        let next = origin.wrapping_add(self.code.len() as u64 + 4);
-        self.bytes(&(target.wrapping_sub(next) as u32).to_le_bytes());
+        self.far.push((self.code.len(), target));
+        self.bytes(&[0; 4]);
+    }
+    /// Four bytes: the distance from their end to offset `to`.
+    pub fn distance(&mut self, to: usize) {
+        self.distances.push((self.code.len(), to));
+        self.bytes(&[0; 4]);
     }
 
-    /// Fills in the displacements. `None` if a label was never bound.
-    pub fn finish(&mut self) -> Option<Box<[u8]>> {
-        for &(at, label) in &self.uses {
-            let distance = (self.labels[label]? as i64 - at as i64 - 4) as i32;
+    /// Fills in the displacements, for code to be put there. `None` if a label was never bound.
+    pub fn finish(&mut self, room: Room) -> Option<Parts> {
+        let split = self.seldom.unwrap_or(self.code.len());
+        let seldom = room.seldom_end.wrapping_sub((self.code.len() - split).next_multiple_of(16) as u64);
+        let address = |at: usize| match at.checked_sub(split) {
+            Some(beyond) if self.seldom.is_some() => seldom.wrapping_add(beyond as u64),
+            _ => room.often.wrapping_add(at as u64),
+        };
+        let mut put = |at: usize, target: u64| {
+            let distance = target.wrapping_sub(address(at).wrapping_add(4)) as i32;
             self.code[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+        };
+        for &(at, label) in &self.uses {
+            put(at, address(self.labels[label]?));
         }
-        Some(self.code[..].into())
+        self.far.iter().for_each(|(at, target)| put(*at, *target));
+        self.distances.iter().for_each(|(at, to)| put(*at, address(*to)));
+        let (often, seldom) = self.code.split_at(split);
+        Some(Parts { often: often.into(), seldom: seldom.into() })
     }
     /// Drops everything, for other code; labels must not be used.
     pub fn clear(&mut self) {
         self.code.clear();
         self.labels.clear();
         self.uses.clear();
+        self.far.clear();
+        self.distances.clear();
+        self.seldom = None;
     }
 }
 
@@ -313,12 +369,39 @@ mod tests {
         a.jump_if(NOT_EQUAL, ahead);
         a.jump(back);
         a.bind(ahead);
-        let code = a.finish().unwrap();
-        assert_eq!(text(&code), ["jne 0Bh", "jmp 0h"]);
+        let code = a.finish(Room::default()).unwrap();
+        assert_eq!(text(&code.often), ["jne 0Bh", "jmp 0h"]);
+        assert!(code.seldom.is_empty());
         let mut a = Asm::default();
         let never = a.label();
         a.jump(never);
-        assert!(a.finish().is_none());
+        assert!(a.finish(Room::default()).is_none());
+    }
+
+    #[test]
+    fn displacements_between_the_two_parts_and_beyond() {
+        let room = Room { often: 0x1000, seldom_end: 0x9000 };
+        let mut a = Asm::default();
+        let (tail, back) = (a.label(), a.label());
+        a.jump_if(EQUAL, tail);
+        a.bind(back);
+        a.far(0xe9, 0x2000);
+        a.seldom_from_here();
+        a.distance(2);
+        a.bind(tail);
+        a.far(0xe8, 0x3000);
+        a.jump(back);
+        let parts = a.finish(room).unwrap();
+        assert_eq!((parts.often.len(), parts.seldom.len()), (16, 14));
+        let at = |part: &[u8], at: usize, address: u64| {
+            let displacement = i32::from_le_bytes(part[at..at + 4].try_into().unwrap());
+            (address + at as u64 + 4).wrapping_add_signed(displacement as i64)
+        };
+        assert_eq!(at(&parts.often, 2, 0x1000), 0x8ff4, "to the tail");
+        assert_eq!(at(&parts.often, 7, 0x1000), 0x2000);
+        assert_eq!(at(&parts.seldom, 0, 0x8ff0), 0x1002, "the displacement's place");
+        assert_eq!(at(&parts.seldom, 5, 0x8ff0), 0x3000);
+        assert_eq!(at(&parts.seldom, 10, 0x8ff0), 0x1006, "and back");
     }
 
     #[test]

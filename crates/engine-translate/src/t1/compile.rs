@@ -1,7 +1,7 @@
 //! From a block to host code.
 
 use super::access::Ea;
-use super::asm::{Asm, Label, Mem, NOT_EQUAL, R14, RAX, SIGN};
+use super::asm::{Asm, Label, Mem, NOT_EQUAL, Parts, R14, RAX, Room, SIGN};
 use super::flags::{Flags, live};
 use super::groups::{self, Access, Role};
 use super::kit::{Encoding, Kit};
@@ -18,13 +18,10 @@ use memory::GuestMemory;
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
 
-/// Where the stack of the op's own handler and RIP are found.
-const EXECUTING: usize = offset_of!(Cpu, executing);
-
-/// A block's code, to be put at the origin it was made for.
+/// A block's code, to be put where it was made for.
 pub struct Made {
-    pub code: Box<[u8]>,
-    /// Offsets of the entries: with RAX = RIP, and for jumps within the page.
+    pub code: Parts,
+    /// Offsets of the entries in what is executed often: with RAX = RIP, and for jumps within the page.
     pub checked: usize,
     pub linked: usize,
     /// Where it is bound to.
@@ -77,7 +74,7 @@ pub struct Compiler<'a> {
     pub page: u64,
     /// The block's offset in it.
     pub offset: u32,
-    pub origin: u64,
+    room: Room,
     pub shared: SharedCode,
     pub tails: Vec<Tail>,
     /// The entry for jumps within the page.
@@ -110,14 +107,14 @@ pub struct Site {
     pub exact_flags: bool,
 }
 
-/// Translates a block, for a place at `origin`. `None` if it can't be.
+/// Translates a block, to be put at `room`. `None` if it can't be.
 ///
 /// The bytes are read again: the block has to be [`Block::valid`] after this.
 pub fn compile(
     block: &Block,
     site: Site,
     memory: &GuestMemory,
-    origin: u64,
+    room: Room,
     shared: SharedCode,
     kit: &mut Kit,
 ) -> Option<Made> {
@@ -163,7 +160,7 @@ pub fn compile(
         bound,
         page: rip.wrapping_sub(offset as u64) & mode.rip_mask(),
         offset,
-        origin,
+        room,
         shared,
         tails: std::mem::take(tails),
         linked,
@@ -195,11 +192,10 @@ impl Compiler<'_> {
         let count = ops.len() as u8;
         let counting = self.shared.counting;
         let empty = self.a.label();
-        self.enter_page();
-        match second {
-            // What follows the page depends on where it is mapped: a jump within the page looks the address up all the same.
-            Some((counter, generation)) => self.require_generation(counter, generation),
-            None => self.a.bind(self.linked),
+        self.enter_page(second);
+        // What follows the page depends on where it is mapped: a jump within the page looks the address up all the same.
+        if second.is_none() {
+            self.a.bind(self.linked);
         }
         if counting {
             self.a.rm(false, &[0x83], 5, field!(fuel));
@@ -219,13 +215,13 @@ impl Compiler<'_> {
             self.save_flags();
             self.edge((self.offset + end.offset as u32 + end.len as u32) as i32);
         }
-        self.finish_tails();
-
         if second.is_some() {
             self.a.bind(self.linked);
             self.at_page(self.offset as i32);
             self.far_jump(self.shared.lookup);
         }
+        self.a.seldom_from_here();
+        self.finish_tails();
         self.a.bind(self.stale);
         self.far_jump(self.shared.leave);
         if counting {
@@ -242,7 +238,7 @@ impl Compiler<'_> {
             self.far_jump(entry);
         }
         let linked = self.a.place(self.linked)?;
-        Some(Made { code: self.a.finish()?, checked: 0, linked, bound: self.bound })
+        Some(Made { code: self.a.finish(self.room)?, checked: 0, linked, bound: self.bound })
     }
 
     /// Does `f`, or nothing at all where it gives up.
@@ -328,7 +324,7 @@ impl Compiler<'_> {
     }
 
     pub fn far_jump(&mut self, target: u64) {
-        self.a.far(0xe9, self.origin, target);
+        self.a.far(0xe9, target);
     }
 
     /// Where op `k`'s handler is called instead, flags being saved.
@@ -367,12 +363,16 @@ impl Compiler<'_> {
     }
 
     /// A way into the page: RAX is the linear address to go on at. Leaves with that where the page's code has changed.
-    pub fn enter_page(&mut self) {
-        // mov r14, rax; and r14, -4096
-        self.a.copy(R14, RAX);
-        self.a.rr(true, &[0x81], 4, R14);
-        self.a.bytes(&(-4096i32).to_le_bytes());
+    pub fn enter_page(&mut self, second: Option<(*const AtomicU32, u32)>) {
+        self.require_generation(self.counter, self.generation);
+        if let Some((counter, generation)) = second {
+            self.require_generation(counter, generation);
+        }
         if let Some(p) = self.bound {
+            // mov r14, rax; and r14, -4096
+            self.a.copy(R14, RAX);
+            self.a.rr(true, &[0x81], 4, R14);
+            self.a.bytes(&(-4096i32).to_le_bytes());
             let code = [(segments::base(CS as u8), p.base), (Mem::cpu(offset_of!(Cpu, code_limit)), p.limit)];
             for (m, v) in code {
                 self.a.rm(false, &[0x81], 7, m);
@@ -383,11 +383,13 @@ impl Compiler<'_> {
             self.a.rr(false, &[0x81], 7, R14);
             self.a.bytes(&p.page.to_le_bytes());
             self.a.jump_if(NOT_EQUAL, self.stale);
+            self.a.store(field!(page_rip), R14);
+        } else {
+            // and rax, -4096
+            self.a.bytes(&[0x48, 0x25]);
+            self.a.bytes(&(-4096i32).to_le_bytes());
+            self.a.store(field!(page_rip), RAX);
         }
-        self.a.store(field!(page_rip), R14);
-        self.require_generation(self.counter, self.generation);
-        self.a.rm(true, &[0xc7], 0, Mem::cpu(EXECUTING));
-        self.a.bytes(&self.page_number.to_le_bytes());
     }
 
     /// Leaves where a page's code has changed, to go on at the linear address in RAX.
@@ -445,13 +447,14 @@ impl Compiler<'_> {
                 }
                 Tail::Link { from, site, delta } => {
                     // What `CodeCache::link` wants to find here.
-                    let back = site as i32 - (self.a.here() as i32 + 4);
-                    self.a.bytes(&back.to_le_bytes());
+                    self.a.distance(site);
                     self.a.bind(from);
                     // lea r14, [rip - its own length]: this place
                     self.a.bytes(&[0x4c, 0x8d, 0x35]);
                     self.a.bytes(&(-7i32).to_le_bytes());
                     self.at_page(delta);
+                    self.a.rm(true, &[0xc7], 0, field!(link_page));
+                    self.a.bytes(&self.page_number.to_le_bytes());
                     self.far_jump(self.shared.leave_to_link);
                 }
                 Tail::Away { from, delta } => {

@@ -3,8 +3,9 @@
 use super::asm::{ABOVE, BELOW, Label, Mem, NOT_EQUAL, R14, RAX, RSP};
 use super::compile::{Compiler, Tail};
 use super::flags::Flags;
+use super::jumps::JUMP_CODE;
 use super::registers::{self, Place, STACK, slot};
-use super::runtime::{JUMP_CODE, field, poll, probe_jump};
+use super::runtime::{field, poll, probe_jump};
 use address::PAGE_SIZE;
 use iced_x86::{Code, ConditionCode, Instruction, Mnemonic, OpKind};
 
@@ -190,7 +191,7 @@ impl Compiler<'_> {
         if next >= PAGE_SIZE as i32 {
             return self.far_jump(self.shared.lookup);
         }
-        self.enter_page();
+        self.enter_page(None);
         self.edge(next);
     }
 

@@ -2,9 +2,8 @@
 
 use super::Translation;
 use super::compile::Site;
-use super::runtime::{
-    ASTRAY, CONTINUE, DELIVERED, FAULT, FUEL, Jump, JumpCaches, LINK, LOOK, MOVED, SharedCode,
-};
+use super::jumps::{Jump, JumpCaches};
+use super::runtime::{ASTRAY, CONTINUE, DELIVERED, FAULT, FUEL, LINK, LOOK, MOVED, SharedCode};
 use crate::block::Block;
 use crate::cache::No;
 use crate::cpu::{CS, Cpu, RIP, RSP};
@@ -39,6 +38,7 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, number: u32, block: *const B
     // the code was made from, which lives until the code is dropped.
     let (cpu, block) = unsafe { (&mut *cpu, &*block) };
     let op = &block.ops[number as usize];
+    cpu.executing = block.pages;
     let left = (block.ops.len() - number as usize) as i32;
     let (long, mask) = (cpu.mode.is64(), cpu.mode.rip_mask());
     cpu.regs[RIP] = (cpu.t1.page_rip + block.key.0 % PAGE_SIZE).wrapping_sub(cpu.seg_base[CS]) & mask;
@@ -105,8 +105,7 @@ impl Cpu {
 
     #[inline]
     fn choose_jumps(&mut self) {
-        let user = self.cpl == 3;
-        self.t1.jumps = self.t1.table.of(user, self.tlb.flushes(user));
+        self.t1.jumps = self.t1.table.choose(self.cpl == 3, self.t1.guard);
     }
 
     /// Runs the block's translated code and what it leads to. `None` if it has none.
@@ -184,9 +183,9 @@ impl Cpu {
         let counting = self.t1.counting;
         let mut kit = std::mem::take(&mut self.t1.kit).unwrap_or_default();
         let fits = |block: &Block| self.translated_for_this_place(block);
-        let made = self.shared.code.translate(block, fits, |origin, shared| {
+        let made = self.shared.code.translate(block, fits, |room, shared| {
             let shared = SharedCode { counting, ..shared };
-            let made = super::compile::compile(block, site, memory, origin, shared, &mut kit)?;
+            let made = super::compile::compile(block, site, memory, room, shared, &mut kit)?;
             // What was read again is what was decoded, if the page did not change.
             block.valid().then_some(made)
         });
@@ -218,20 +217,18 @@ impl Cpu {
         let rip = self.code_linear(self.regs[RIP]);
         let guard = self.t1.guard;
         let tail = std::mem::take(&mut self.t1.link_tail);
-        self.t1.table.note(self.t1.jumps, Jump { rip, guard, code });
-        // The jump was made on the page that `executing` names, and its target has not been interrupted.
+        self.t1.table.note(Jump { rip, code });
+        // Nothing else has been executed under another address mapping since.
         let from = (guard, self.seg_base[CS]);
         if tail != 0
             && self.t1.link_rip == rip
             && self.t1.link_from == from
-            && self.executing[0] == block.pages[0]
+            && self.t1.link_page == block.pages[0]
         {
             self.shared.code.link(tail, linked);
         }
         let enter = self.t1.enter;
         self.t1.fuel = self.t1.budget;
-        // Translated blocks lie in one page.
-        self.executing = [block.pages[0], u64::MAX];
         self.regs[RIP] = rip;
         if !self.mode.is64() {
             self.keep_upper();

@@ -87,12 +87,12 @@ impl Compiler<'_> {
     /// Loads what is to be there, or goes to `refused`.
     pub fn begin(&mut self, need: Live, refused: super::asm::Label) {
         if need.fpu {
-            self.a.far(0xe8, self.origin, self.shared.begin_fpu);
+            self.a.far(0xe8, self.shared.begin_fpu);
             self.a.jump_if(EQUAL, refused);
         }
         if need.vectors != 0 {
             self.a.load_immediate(R14, need.vectors as u64);
-            self.a.far(0xe8, self.origin, self.shared.begin_vectors);
+            self.a.far(0xe8, self.shared.begin_vectors);
             self.a.jump_if(EQUAL, refused);
         }
     }

@@ -31,6 +31,7 @@ mod forms;
 mod groups;
 mod gs;
 mod high_bytes;
+mod jumps;
 mod kit;
 mod live;
 mod lower;
@@ -53,6 +54,7 @@ mod vector;
 #[cfg(test)]
 mod vector_tests;
 
+pub(crate) use asm::{Parts, Room};
 pub(crate) use compile::Made;
 pub(crate) use dispatch::Ran;
 pub use gs::forget_base as forget_gs_base;
@@ -81,7 +83,7 @@ pub struct T1 {
     /// How low [`runtime`] may take the host's stack pointer for returns that are foreseen, and what it is outside them.
     returns_limit: u64,
     /// The jump cache in use.
-    jumps: *const runtime::Jump,
+    jumps: *const jumps::Jump,
     /// [`Cpu::jump_guard`].
     guard: u64,
     /// Addends of the block's groups of accesses, or 0.
@@ -92,8 +94,6 @@ pub struct T1 {
     /// Where the jump that was left through led, which is to be led to its target from now on; and that target.
     link_tail: u64,
     link_rip: u64,
-    /// The guard and CS's base there: the target may be looked at after an interrupt.
-    link_from: (u64, u64),
     /// Target of an indirect call, and its code, while the return address is pushed.
     target_rip: u64,
     target_code: u64,
@@ -125,10 +125,14 @@ pub struct T1 {
     pub delivers: bool,
     /// Instructions after which a chain comes back to the executor, where code counts.
     pub(crate) budget: i32,
+    /// The guard and CS's base there: the target may be looked at after an interrupt.
+    link_from: (u64, u64),
+    /// The physical page that the jump is in.
+    link_page: u64,
     /// [`SharedCode::enter`], once code was executed; and all jump caches.
     enter: u64,
     kit: Option<Box<kit::Kit>>,
-    table: runtime::JumpCaches,
+    table: jumps::JumpCaches,
 }
 
 impl T1 {
@@ -143,7 +147,6 @@ impl T1 {
             jumps: std::ptr::null(),
             link_tail: 0,
             link_rip: 0,
-            link_from: (0, 0),
             host_stack: 0,
             returns_limit: 0,
             returned: 0,
@@ -165,9 +168,11 @@ impl T1 {
             exact_flags: false,
             delivers: false,
             budget: dispatch::FUEL_GIVEN,
+            link_from: (0, 0),
+            link_page: 0,
             enter: 0,
             kit: None,
-            table: runtime::JumpCaches::default(),
+            table: jumps::JumpCaches::default(),
         }
     }
 

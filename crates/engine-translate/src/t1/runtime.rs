@@ -1,4 +1,4 @@
-//! The code that all blocks share, and what a vCPU finds blocks by.
+//! The code that all blocks share.
 //!
 //! A guest's call is a host's call too, so that the processor foresees where returns go. On the host's stack are the return
 //! addresses in translated code and, above each, the guest's that it stands for. A guest's return is a host's: it arrives
@@ -6,21 +6,11 @@
 //! that looks every return up. All of them are dropped when the address mapping changes, when they become too many, and
 //! when the chain ends; the page of code behind a call is looked at as on every way into a page.
 
-use super::asm::{ABOVE, Asm, BIAS, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RDX, RSI, RSP};
+use super::asm::{ABOVE, Asm, BIAS, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDI, RDX, RSI, RSP, Room};
+use super::jumps::{JUMP_CODE, JUMPS_SHIFT, Jump, SPREAD};
 use super::registers::{MAPPED, slot};
 use super::{T1, dispatch, live, segments};
 use crate::cpu::{CS, Cpu, RIP};
-use std::alloc::Layout;
-use std::mem::offset_of;
-
-/// Entries of a jump cache, a power of two.
-const JUMPS: usize = 1 << 15;
-/// Spreads addresses over a jump cache: functions begin at multiples of 16.
-const SPREAD: u32 = 0x9e37_79b1;
-/// What is left of 32 bits is the index.
-const JUMPS_SHIFT: u32 = 32 - JUMPS.ilog2();
-/// Jump caches: one for code below CPL 3, the others for the address spaces of programs, which lie at the same addresses.
-const JUMP_CACHES: usize = 9;
 
 /// Why translated code returned.
 pub const CONTINUE: u32 = 0;
@@ -41,54 +31,6 @@ pub const DELIVERED: u32 = 7;
 
 /// Bytes of host stack for returns that are foreseen, 16 each.
 const RETURNS: i32 = 16 << 10;
-
-/// An entry of a jump cache: a linear address whose code is known while the guard stands.
-#[derive(Clone, Copy)]
-#[repr(C, align(32))]
-pub struct Jump {
-    pub rip: u64,
-    pub guard: u64,
-    pub code: u64,
-}
-const _: () = assert!(size_of::<Jump>() == 32);
-
-/// A vCPU's jump caches; none at first.
-#[derive(Default)]
-pub struct JumpCaches(Box<[Jump]>);
-
-impl JumpCaches {
-    /// Empty ones, whose pages cost no memory before they are used.
-    pub fn new() -> Self {
-        let n = JUMPS * JUMP_CACHES;
-        let Ok(layout) = Layout::array::<Jump>(n) else { return Self::default() };
-        // SAFETY: the layout isn't empty; it is that of the slice, whose elements are integers that may be 0, which is no
-        // guard.
-        unsafe {
-            let p = std::alloc::alloc_zeroed(layout).cast::<Jump>();
-            if p.is_null() {
-                std::alloc::handle_alloc_error(layout);
-            }
-            Self(Box::from_raw(std::ptr::slice_from_raw_parts_mut(p, n)))
-        }
-    }
-    /// The jump cache for code at CPL 3 (`user`) or below, under an address mapping with this name.
-    pub fn of(&self, user: bool, mapping: u64) -> *const Jump {
-        let n = if user { 1 + mapping as usize % (JUMP_CACHES - 1) } else { 0 };
-        self.0.get(n * JUMPS..).map_or(std::ptr::null(), |s| s.as_ptr())
-    }
-    /// Enters the code at a linear address into a cache that [`Self::of`] gave.
-    pub fn note(&mut self, cache: *const Jump, jump: Jump) {
-        let start = (cache as usize).wrapping_sub(self.0.as_ptr() as usize) / size_of::<Jump>();
-        let index = (jump.rip as u32).wrapping_mul(SPREAD) >> JUMPS_SHIFT;
-        if let Some(entry) = self.0.get_mut(start + index as usize) {
-            *entry = jump;
-        }
-    }
-}
-
-/// Offsets in a [`Jump`].
-pub const JUMP_GUARD: i32 = offset_of!(Jump, guard) as i32;
-pub const JUMP_CODE: i32 = offset_of!(Jump, code) as i32;
 
 /// A field of [`T1`] in the vCPU.
 macro_rules! field {
@@ -171,7 +113,7 @@ fn save_live(a: &mut Asm, save: u64, flag: Mem) {
     a.rm(false, &[0x80], 7, flag);
     a.bytes(&[0]);
     a.jump_if(EQUAL, skip);
-    a.far(0xe8, 0, save);
+    a.far(0xe8, save);
     a.bind(skip);
 }
 
@@ -186,9 +128,9 @@ pub fn poll(a: &mut Asm, leave: super::asm::Label) {
     a.jump_if(NOT_EQUAL, leave);
 }
 
-/// Looks up the linear address in RAX: R14 points at its entry, or it goes to `miss` with RAX as it was. Clobbers flags.
+/// Looks up the linear address in RAX: R14 points at its entry, or it goes to `miss`. Clobbers flags.
 pub fn probe_jump(a: &mut Asm, miss: super::asm::Label) {
-    // imul r14d, eax, SPREAD; shr r14d, to where the index is, times an entry's size; and r14d, -32
+    // imul r14d, eax, SPREAD; shr r14d, to where the index is, times an entry's size; and r14d, -16
     a.rr(false, &[0x69], R14, RAX);
     a.bytes(&SPREAD.to_le_bytes());
     a.rr(false, &[0xc1], 5, R14);
@@ -197,11 +139,6 @@ pub fn probe_jump(a: &mut Asm, miss: super::asm::Label) {
     a.bytes(&[(size_of::<Jump>() as u8).wrapping_neg()]);
     a.rm(true, &[0x03], R14, field!(jumps));
     a.rm(true, &[0x3b], RAX, Mem::at(R14, 0));
-    a.jump_if(NOT_EQUAL, miss);
-    a.load(RAX, field!(guard));
-    a.rm(true, &[0x3b], RAX, Mem::at(R14, JUMP_GUARD));
-    // The address once more: moves leave flags alone.
-    a.load(RAX, Mem::at(R14, 0));
     a.jump_if(NOT_EQUAL, miss);
 }
 
@@ -339,7 +276,7 @@ fn shared_code() -> (Box<[u8]>, SharedCode) {
     s.leave = leave(CONTINUE, false);
     s.leave_for_fuel = leave(FUEL, false);
     s.leave_to_link = leave(LINK, true);
-    (a.finish().unwrap_or_default(), s)
+    (a.finish(Room::default()).unwrap_or_default().often, s)
 }
 
 const _: () = assert!(size_of::<T1>() < 4096);
