@@ -10,7 +10,7 @@ use crate::tlb;
 use address::{GuestPhys, PAGE_SIZE};
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 
 /// Most instructions in a block.
 pub const MAX_OPS: usize = 64;
@@ -38,6 +38,8 @@ pub struct Block {
     pub(crate) segment: u64,
     /// What it became, once it was executed often.
     pub translation: Translation,
+    /// The offset in the page of what followed it last in T0, from 1 on; 0 if that was on another page.
+    pub(crate) went: AtomicU16,
 }
 
 /// The ops of a block, which lie where the block does.
@@ -88,6 +90,16 @@ impl Block {
     /// The counters of its pages and their values when the block was decoded.
     pub fn generations(&self) -> [Option<(*const AtomicU32, u32)>; 2] {
         self.generations.map(|g| g.map(|(g, then)| (g.0, then)))
+    }
+    /// The offset in the page of what followed it last in T0.
+    pub(crate) fn went_to(&self) -> Option<u32> {
+        (self.went.load(Relaxed) as u32).checked_sub(1)
+    }
+    /// Notes where it went, between two linear addresses.
+    #[inline]
+    pub(crate) fn note_went(&self, from: u64, to: u64) {
+        let on_page = (from ^ to) >> 12 == 0;
+        self.went.store(if on_page { (to & 0xfff) as u16 + 1 } else { 0 }, Relaxed);
     }
     /// Executions in T0 before a block is translated, `at_first`: more on pages whose code keeps changing, and where it is
     /// executed at several places in turn, each of which it would be translated for again.
@@ -286,7 +298,8 @@ impl Cpu {
             unsafe { Ops::new(NonNull::new(ops.as_mut_ptr()).unwrap_or(NonNull::dangling()), ops.len()) };
         let key = (physical.0, self.mode.0);
         let translation = Translation::default();
-        let block = Box::new(Block { ops: kept, len, generations, pages, key, segment, translation });
+        let went = AtomicU16::new(0);
+        let block = Box::new(Block { ops: kept, len, generations, pages, key, segment, translation, went });
         Ok(&*self.blocks.single.insert((block, ops)).0)
     }
 
@@ -313,7 +326,7 @@ impl Cpu {
     }
 
     /// Bytes of code from `rip` to CS's limit.
-    fn code_room(&self, rip: u64) -> u64 {
+    pub(crate) fn code_room(&self, rip: u64) -> u64 {
         if self.mode.is64() {
             return u64::MAX;
         }

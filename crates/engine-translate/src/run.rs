@@ -72,6 +72,7 @@ impl Cpu {
             Some(Ran::Fault(seg)) => return Err(seg),
         }
         self.executing = block.pages;
+        let from = self.regs[RIP];
         for op in block.ops.iter() {
             if (op.exec)(self, op).is_err() {
                 self.regs[RIP] = self.this_rip(op);
@@ -80,7 +81,9 @@ impl Cpu {
             }
         }
         self.retired += block.ops.len() as u64;
-        if block.ops.last().is_none_or(|op| op.flow != Flow::EndSet) {
+        if block.ops.last().is_some_and(|op| op.flow == Flow::EndSet) {
+            block.note_went(self.code_linear(from), self.code_linear(self.regs[RIP]));
+        } else {
             self.regs[RIP] = self.regs[RIP].wrapping_add(block.len as u64) & self.mode.rip_mask();
         }
         if self.single {

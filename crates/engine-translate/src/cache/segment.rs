@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU16;
 
 /// Bytes of a chunk of data, a multiple of 8.
 const CHUNK: usize = 64 << 10;
@@ -166,6 +167,7 @@ impl Segment {
             key,
             segment: self.number,
             translation: Translation::default(),
+            went: AtomicU16::new(0),
         };
         let p = self.allocate(Layout::new::<Block>()).cast::<Block>();
         // SAFETY: just allocated for it.

@@ -40,8 +40,10 @@ pub enum Tail {
     /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page. Other vCPUs may be
     /// executing the jump then: `site` is a multiple of four, and a store of four bytes is seen whole.
     Link { from: Label, site: usize, delta: i32 },
-    /// On at `delta` from the page.
-    Away { from: Label, delta: i32 },
+    /// On at `delta` from the page, the flags being there.
+    Away { from: Label, delta: i32, flags: Flags },
+    /// There is no fuel for the `count` instructions from `delta` on.
+    Empty { from: Label, delta: i32, count: u8 },
     /// Leave, to go on at `delta` from the page.
     Leave { from: Label, delta: i32 },
     /// Leave, to go on at the linear address in RAX.
@@ -52,7 +54,26 @@ pub enum Tail {
     NoRoom { from: Label, back: Label },
 }
 
-/// A block under translation.
+/// One of the blocks of a translation: on one page, each the one that the block before goes on to most.
+struct Part {
+    block: *const Block,
+    /// The number of its first op among all.
+    first: usize,
+    count: usize,
+    /// Call the handler of the op whose number in the block is in AL: [`SharedCode::call_op`] and [`SharedCode::call_miss`].
+    calls: [Label; 2],
+    /// Whether they are called.
+    called: [bool; 2],
+}
+
+/// Which of [`Part::calls`].
+#[derive(Clone, Copy)]
+enum Call {
+    Op = 0,
+    Miss = 1,
+}
+
+/// Blocks under translation.
 pub struct Compiler<'a> {
     pub a: Asm,
     pub flags: Flags,
@@ -64,8 +85,8 @@ pub struct Compiler<'a> {
     pub planned: Vec<Option<(Access, Role)>>,
     /// Groups whose first access was translated, one bit each.
     pub led: u32,
-    /// The block, for handlers.
-    block: *const Block,
+    parts: Vec<Part>,
+    /// The ops of all, their offsets from the first's.
     pub ops: &'a [Op],
     pub mode: Mode,
     /// Where it is bound to.
@@ -88,11 +109,6 @@ pub struct Compiler<'a> {
     /// What of vector and x87 registers is known to be in the host's here.
     pub live: Live,
     pub encoding: &'a mut Encoding,
-    /// Call the handler of the op whose number is in AL: [`SharedCode::call_op`] and [`SharedCode::call_miss`].
-    call_op: Label,
-    call_miss: Label,
-    /// Whether they are called.
-    handled: [bool; 2],
 }
 
 /// What a block is translated for.
@@ -107,11 +123,11 @@ pub struct Site {
     pub exact_flags: bool,
 }
 
-/// Translates a block, to be put at `room`. `None` if it can't be.
+/// Translates blocks, which go on to each other, to be put at `room`. `None` if they can't be.
 ///
-/// The bytes are read again: the block has to be [`Block::valid`] after this.
+/// The bytes are read again: all have to be [`Block::valid`] after this.
 pub fn compile(
-    block: &Block,
+    blocks: &[&Block],
     site: Site,
     memory: &GuestMemory,
     room: Room,
@@ -119,43 +135,57 @@ pub fn compile(
     kit: &mut Kit,
 ) -> Option<Made> {
     let Site { mode, rip, linear, bound, exact_flags } = site;
+    let block = *blocks.first()?;
     let [first, second] = block.generations();
     let (counter, generation) = first?;
     let page_number = i32::try_from(block.pages[0]).ok()?;
     let offset = (linear % PAGE_SIZE) as u32;
-    let Kit { asm, tails, instructions, bytes, encoding } = kit;
-    bytes.clear();
-    bytes.resize(block.len as usize, 0);
-    let on_first = bytes.len().min(PAGE_SIZE as usize - offset as usize);
-    memory.read(GuestPhys(block.pages[0] << 12 | offset as u64), &mut bytes[..on_first]).ok()?;
-    memory.read(GuestPhys(block.pages[1] << 12), &mut bytes[on_first..]).ok()?;
+    let Kit { asm, tails, instructions, ops, bytes, encoding } = kit;
     instructions.clear();
-    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
-    for op in block.ops.iter() {
-        let i = decoder.decode();
-        // What doesn't decode is T0's, and the block's last.
-        if i.len() != op.len as usize && op.flow == Flow::Next {
-            return None;
+    ops.clear();
+    for b in blocks {
+        let at = (b.key.0 % PAGE_SIZE) as usize;
+        let behind = at.checked_sub(offset as usize)?;
+        bytes.clear();
+        bytes.resize(b.len as usize, 0);
+        let on_first = bytes.len().min(PAGE_SIZE as usize - at);
+        memory.read(GuestPhys(b.pages[0] << 12 | at as u64), &mut bytes[..on_first]).ok()?;
+        memory.read(GuestPhys(b.pages[1] << 12), &mut bytes[on_first..]).ok()?;
+        let rip = rip.wrapping_add(behind as u64) & mode.rip_mask();
+        let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
+        for op in b.ops.iter() {
+            let i = decoder.decode();
+            // What doesn't decode is T0's, and the block's last.
+            if i.len() != op.len as usize && op.flow == Flow::Next {
+                return None;
+            }
+            instructions.push(i);
+            ops.push(Op { offset: op.offset + behind as u16, ..op.clone() });
         }
-        instructions.push(i);
     }
     #[cfg(test)]
     crate::lockstep::tests::spoil(instructions);
 
     let mut a = std::mem::take(asm);
     a.clear();
-    let (call_op, call_miss) = (a.label(), a.label());
+    let mut first = 0;
+    let part = |b: &&Block| {
+        let count = b.ops.len();
+        first += count;
+        Part { block: *b, first: first - count, count, calls: [a.label(), a.label()], called: [false; 2] }
+    };
+    let parts: Vec<_> = blocks.iter().map(part).collect();
     let linked = a.label();
     let stale = a.label();
     let mut c = Compiler {
         a,
         flags: Flags::Saved,
-        flags_live: live(instructions, exact_flags),
+        flags_live: live(instructions, |k| ops[k].flow != Flow::Next, exact_flags),
         current: 0,
         planned: Vec::new(),
         led: 0,
-        block,
-        ops: &block.ops,
+        parts,
+        ops,
         mode,
         bound,
         page: rip.wrapping_sub(offset as u64) & mode.rip_mask(),
@@ -170,9 +200,6 @@ pub fn compile(
         page_number,
         live: Live::default(),
         encoding,
-        call_op,
-        call_miss,
-        handled: [false; 2],
     };
     c.tails.clear();
     let made = c.block(instructions, second);
@@ -188,29 +215,27 @@ impl Compiler<'_> {
         second: Option<(*const AtomicU32, u32)>,
     ) -> Option<Made> {
         self.planned = groups::plan(self, instructions);
-        let ops = self.ops;
-        let count = ops.len() as u8;
-        let counting = self.shared.counting;
-        let empty = self.a.label();
         self.enter_page(second);
         // What follows the page depends on where it is mapped: a jump within the page looks the address up all the same.
         if second.is_none() {
             self.a.bind(self.linked);
         }
-        if counting {
-            self.a.rm(false, &[0x83], 5, field!(fuel));
-            self.a.bytes(&[count]);
-            self.a.jump_if(SIGN, empty);
-        }
+        let last = self.ops.len().checked_sub(1)?;
         for (k, i) in instructions.iter().enumerate() {
             self.current = k;
-            if ops[k].flow == Flow::Next {
+            if let Some(p) = self.parts.iter().find(|p| p.first == k) {
+                self.begin_part(k, p.count as u8);
+            }
+            if self.ops[k].flow == Flow::Next {
                 self.attempt(|c| c.instruction(k, i)).or_else(|| self.call_handler(k))?;
-            } else {
+            } else if k == last {
                 self.attempt(|c| c.end(k, i)).or_else(|| self.call_last(k))?;
+            } else {
+                let next = (self.offset + self.ops[k + 1].offset as u32) as i32;
+                self.side_exit(k, i, next)?;
             }
         }
-        let end = ops.last()?;
+        let end = &self.ops[last];
         if end.flow == Flow::Next {
             self.save_flags();
             self.edge((self.offset + end.offset as u32 + end.len as u32) as i32);
@@ -224,21 +249,31 @@ impl Compiler<'_> {
         self.finish_tails();
         self.a.bind(self.stale);
         self.far_jump(self.shared.leave);
-        if counting {
-            self.a.bind(empty);
-            self.a.rm(false, &[0x83], 0, field!(fuel));
-            self.a.bytes(&[count]);
-            self.at_page(self.offset as i32);
-            self.far_jump(self.shared.leave_for_fuel);
-        }
-        let entries = [(self.call_op, self.shared.call_op), (self.call_miss, self.shared.call_miss)];
-        for ((label, entry), _) in entries.into_iter().zip(self.handled).filter(|(_, used)| *used) {
-            self.a.bind(label);
-            self.a.load_immediate(R14, self.block as u64);
-            self.far_jump(entry);
+        let entries = [self.shared.call_op, self.shared.call_miss];
+        for part in std::mem::take(&mut self.parts) {
+            for n in (0..2).filter(|n| part.called[*n]) {
+                self.a.bind(part.calls[n]);
+                self.a.load_immediate(R14, part.block as u64);
+                self.far_jump(entries[n]);
+            }
         }
         let linked = self.a.place(self.linked)?;
         Some(Made { code: self.a.finish(self.room)?, checked: 0, linked, bound: self.bound })
+    }
+
+    /// Where code counts: takes the fuel for the instructions of the block that begins with op `k`.
+    fn begin_part(&mut self, k: usize, count: u8) {
+        if !self.shared.counting {
+            return;
+        }
+        self.save_flags();
+        self.flags = Flags::Saved;
+        let from = self.a.label();
+        self.a.rm(false, &[0x83], 5, field!(fuel));
+        self.a.bytes(&[count]);
+        self.a.jump_if(SIGN, from);
+        let delta = (self.offset + self.ops[k].offset as u32) as i32;
+        self.tails.push(Tail::Empty { from, delta, count });
     }
 
     /// Does `f`, or nothing at all where it gives up.
@@ -265,17 +300,18 @@ impl Compiler<'_> {
     }
 
     /// The call of op `k`'s T0 handler, flags being saved.
-    fn handler(&mut self, k: usize, entry: Label) {
-        // mov al, k
-        self.a.bytes(&[0xb0, k as u8]);
-        self.a.call(entry);
-        self.handled[(entry == self.call_miss) as usize] = true;
+    fn handler(&mut self, k: usize, call: Call) {
+        let Some(part) = self.parts.iter_mut().rfind(|p| p.first <= k) else { return };
+        // mov al, its number in the block
+        self.a.bytes(&[0xb0, (k - part.first) as u8]);
+        self.a.call(part.calls[call as usize]);
+        part.called[call as usize] = true;
     }
 
     /// An op in the middle that T0 does.
     fn call_handler(&mut self, k: usize) -> Option<()> {
         self.save_flags();
-        self.handler(k, self.call_op);
+        self.handler(k, Call::Op);
         self.flags = Flags::Saved;
         self.live = Live::default();
         Some(())
@@ -284,7 +320,7 @@ impl Compiler<'_> {
     /// A last op that T0 does.
     fn call_last(&mut self, k: usize) -> Option<()> {
         self.save_flags();
-        self.handler(k, self.call_op);
+        self.handler(k, Call::Op);
         self.after_handler(k);
         Some(())
     }
@@ -299,7 +335,8 @@ impl Compiler<'_> {
             if self.shared.counting {
                 // What is left of the block isn't executed.
                 self.a.rm(false, &[0x83], 0, field!(fuel));
-                self.a.bytes(&[(self.ops.len() - k - 1) as u8]);
+                let part = self.parts.iter().rfind(|p| p.first <= k);
+                self.a.bytes(&[part.map_or(0, |p| p.first + p.count - k - 1) as u8]);
             }
             self.at_page((self.offset + op.offset as u32 + op.len as u32) as i32);
         }
@@ -412,12 +449,12 @@ impl Compiler<'_> {
             match t {
                 Tail::Handler { from, resume: None, op, .. } => {
                     self.a.bind(from);
-                    self.handler(op, self.call_op);
+                    self.handler(op, Call::Op);
                     self.after_handler(op);
                 }
                 Tail::Handler { from, resume: Some(resume), op, flags, live, fpu } => {
                     self.a.bind(from);
-                    self.handler(op, if fpu { self.call_op } else { self.call_miss });
+                    self.handler(op, if fpu { Call::Op } else { Call::Miss });
                     // Only what the handler put back has to be loaded again.
                     let again = Live { fpu: live.fpu && fpu, ..live };
                     let refused = self.a.label();
@@ -437,7 +474,7 @@ impl Compiler<'_> {
                     self.begin(need, refused);
                     self.a.jump(resume);
                     self.a.bind(refused);
-                    self.handler(op, self.call_op);
+                    self.handler(op, Call::Op);
                     self.after_handler(op);
                 }
                 Tail::Alone { from, ea, size, write, miss, found, first } => {
@@ -457,9 +494,18 @@ impl Compiler<'_> {
                     self.a.bytes(&self.page_number.to_le_bytes());
                     self.far_jump(self.shared.leave_to_link);
                 }
-                Tail::Away { from, delta } => {
+                Tail::Away { from, delta, flags } => {
                     self.a.bind(from);
+                    self.flags = flags;
+                    self.save_flags();
                     self.edge(delta);
+                }
+                Tail::Empty { from, delta, count } => {
+                    self.a.bind(from);
+                    self.a.rm(false, &[0x83], 0, field!(fuel));
+                    self.a.bytes(&[count]);
+                    self.at_page(delta);
+                    self.far_jump(self.shared.leave_for_fuel);
                 }
                 Tail::Leave { from, delta } => {
                     self.a.bind(from);

@@ -104,6 +104,32 @@ impl Compiler<'_> {
         Some(())
     }
 
+    /// The last instruction of a block that goes on to `next`, most of the time. `None` if it never does.
+    pub fn side_exit(&mut self, k: usize, i: &Instruction, next: i32) -> Option<()> {
+        let target = self.delta(i)?;
+        if i.is_jmp_short_or_near() {
+            return (target == next).then_some(());
+        }
+        let op = &self.ops[k];
+        let behind = (self.offset + op.offset as u32 + op.len as u32) as i32;
+        let condition = i.condition_code() as u8 - ConditionCode::o as u8;
+        let (condition, away) = match () {
+            _ if !i.is_jcc_short_or_near() => return None,
+            _ if next == behind => (condition, target),
+            _ if next == target => (condition ^ 1, behind),
+            _ => return None,
+        };
+        self.need_flags();
+        if self.flags != Flags::Native && self.on_page(away) && !self.back(away) {
+            self.edge_if(condition, away);
+        } else {
+            let from = self.a.label();
+            self.a.jump_if(condition, from);
+            self.tails.push(Tail::Away { from, delta: away, flags: self.flags });
+        }
+        Some(())
+    }
+
     /// Where a relative branch goes, from the page. `None` if that depends on where the code runs, or is a fault.
     pub fn delta(&self, i: &Instruction) -> Option<i32> {
         let (target, page) = (i.near_branch_target(), self.page);
@@ -229,7 +255,7 @@ impl Compiler<'_> {
         self.tails.push(if direct {
             Tail::Link { from, site: self.a.here() - 4, delta }
         } else {
-            Tail::Away { from, delta }
+            Tail::Away { from, delta, flags: self.flags }
         });
     }
 

@@ -183,11 +183,12 @@ impl Cpu {
         let counting = self.t1.counting;
         let mut kit = std::mem::take(&mut self.t1.kit).unwrap_or_default();
         let fits = |block: &Block| self.translated_for_this_place(block);
+        let trace = self.trace(block);
         let made = self.shared.code.translate(block, fits, |room, shared| {
             let shared = SharedCode { counting, ..shared };
-            let made = super::compile::compile(block, site, memory, room, shared, &mut kit)?;
+            let made = super::compile::compile(&trace, site, memory, room, shared, &mut kit)?;
             // What was read again is what was decoded, if the page did not change.
-            block.valid().then_some(made)
+            trace.iter().all(|block| block.valid()).then_some(made)
         });
         self.t1.kit = Some(kit);
         match made {

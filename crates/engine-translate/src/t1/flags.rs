@@ -48,16 +48,17 @@ fn effect(i: &Instruction) -> (u32, u32) {
     }
 }
 
-/// For each instruction of a block, whether flags that were set before it are read by it or later. All are at the block's
-/// end; and everywhere, if they are to be `exact` at faults.
-pub fn live(instructions: &[Instruction], exact: bool) -> Vec<bool> {
+/// For each instruction of a translation, whether flags that were set before it are read by it or later. All are at its
+/// end, and at the last instruction (`end`) of each of its blocks; and everywhere, if they are to be `exact` at faults.
+pub fn live(instructions: &[Instruction], end: impl Fn(usize) -> bool, exact: bool) -> Vec<bool> {
     let mut flags = forms::STATUS;
     let mut live: Vec<bool> = instructions
         .iter()
+        .enumerate()
         .rev()
-        .map(|i| {
+        .map(|(k, i)| {
             let (read, set) = effect(i);
-            flags = flags & !set | read;
+            flags = if end(k) { forms::STATUS } else { flags & !set | read };
             exact || flags != 0
         })
         .collect();

@@ -2,6 +2,7 @@
 
 use super::asm::Asm;
 use super::compile::Tail;
+use crate::op::Op;
 use iced_x86::{
     Encoder, Instruction, InstructionInfo, InstructionInfoFactory, InstructionInfoOptions, OpAccess,
 };
@@ -10,8 +11,9 @@ use iced_x86::{
 pub struct Kit {
     pub(super) asm: Asm,
     pub(super) tails: Vec<Tail>,
-    /// The block's instructions, and their bytes.
+    /// The instructions and the ops of all blocks, and the bytes of one.
     pub(super) instructions: Vec<Instruction>,
+    pub(super) ops: Vec<Op>,
     pub(super) bytes: Vec<u8>,
     pub(super) encoding: Encoding,
 }
@@ -30,6 +32,7 @@ impl Default for Kit {
             asm: Asm::default(),
             tails: Vec::new(),
             instructions: Vec::new(),
+            ops: Vec::new(),
             bytes: Vec::new(),
             encoding: Encoding {
                 factory: InstructionInfoFactory::new(),

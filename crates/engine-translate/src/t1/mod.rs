@@ -50,6 +50,7 @@ mod tests_events;
 mod tests_foreign;
 #[cfg(test)]
 mod tests_legacy;
+mod trace;
 mod vector;
 #[cfg(test)]
 mod vector_tests;
@@ -217,6 +218,10 @@ impl Translation {
     pub(crate) fn pack(checked: u64, linked: u64) -> Option<u64> {
         let distance = linked.checked_sub(checked).filter(|d| *d >> (64 - DISTANCE) == 0)?;
         (checked >> DISTANCE == 0).then_some(checked | distance << DISTANCE)
+    }
+    /// Whether translating it hasn't failed.
+    pub(crate) fn possible(&self) -> bool {
+        self.heat.load(Relaxed) != u32::MAX
     }
     /// How often it was translated for another place than before.
     #[inline]
