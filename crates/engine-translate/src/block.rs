@@ -32,6 +32,8 @@ pub struct Block {
     pub(crate) generations: Generations,
     /// Physical page numbers of the same.
     pub pages: [u64; 2],
+    /// What stands for the first page's code as it was decoded; 0 for nothing.
+    pub(crate) token: u32,
     /// What it is found by.
     pub(crate) key: Key,
     /// The number of the cache's segment that it lies in.
@@ -72,6 +74,7 @@ pub struct Decoded {
     pub(crate) len: u32,
     pub(crate) generations: Generations,
     pub(crate) pages: [u64; 2],
+    pub(crate) token: u32,
 }
 
 /// For each of its pages the counter, and its value when the block was decoded.
@@ -292,14 +295,15 @@ impl Cpu {
     /// Decodes one instruction for itself.
     fn single_block(&mut self, rip: u64, physical: GuestPhys) -> Guest<*const Block> {
         let (segment, made) = self.decode_with_room(rip, physical, 1)?;
-        let Decoded { mut ops, len, generations, pages } = made;
+        let Decoded { mut ops, len, generations, pages, token } = made;
         // SAFETY: the vector is kept beside the block.
         let kept =
             unsafe { Ops::new(NonNull::new(ops.as_mut_ptr()).unwrap_or(NonNull::dangling()), ops.len()) };
         let key = (physical.0, self.mode.0);
         let translation = Translation::default();
         let went = AtomicU16::new(0);
-        let block = Box::new(Block { ops: kept, len, generations, pages, key, segment, translation, went });
+        let block =
+            Box::new(Block { ops: kept, len, generations, pages, token, key, segment, translation, went });
         Ok(&*self.blocks.single.insert((block, ops)).0)
     }
 
@@ -447,7 +451,11 @@ impl Cpu {
             }
             len = ops[0].len as u32;
         }
-        Ok(Decoded { ops, len, generations, pages })
+        // After the generation was read: it is right for as long as that is.
+        let page =
+            memory.region_at(physical).map(|r| r.page(((physical.0 - r.base().0) / PAGE_SIZE) as usize));
+        let token = page.map_or(0, |p| p.token(|| self.shared.new_code_token()));
+        Ok(Decoded { ops, len, generations, pages, token })
     }
 }
 

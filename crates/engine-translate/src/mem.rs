@@ -328,9 +328,10 @@ impl Cpu {
 
     /// After a store to a page that may have decoded code.
     pub fn note_write(&mut self, physical: GuestPhys, len: u64) {
-        if self.shared.memory.note_write(physical, len) && self.shared.vcpus > 1 {
-            // Blocks of a page go on to each other without a look at its generation. What the guest does to have other
-            // processors see new code comes after this, and finds them outside such blocks.
+        if self.shared.memory.note_write(physical, len) {
+            self.tlb.clear_code();
+            // Blocks go on to each other without a look at generations. What the guest does to have other processors see new
+            // code comes after this, and finds them outside such blocks.
             for (_, remote) in self.shared.all().filter(|(id, _)| *id != self.id) {
                 remote.post(pending::CODE);
             }

@@ -52,7 +52,7 @@ impl InMemory<'_> {
         if let Some(journal) = &mut self.1 {
             journal.updated(address);
         }
-        self.0.note_write(address::GuestPhys(address), len);
+        self.0.note_foreign_write(address::GuestPhys(address), len);
     }
 }
 

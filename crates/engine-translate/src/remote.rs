@@ -192,6 +192,8 @@ pub struct Shared {
     pub tsc_khz: u64,
     /// The host's TSC when the VM was made: the guest's 0.
     pub tsc_origin: u64,
+    /// The last number that stands for a page's code.
+    code_tokens: AtomicU32,
     /// Announcements of code whose shootdown is under way.
     pub(crate) announcing: AtomicU32,
     /// Serialises the rare atomic accesses that no host instruction can make (locked, across pages).
@@ -223,7 +225,14 @@ impl Shared {
             tsc_origin,
             split_lock: Mutex::new(()),
             announcing: AtomicU32::new(0),
+            code_tokens: AtomicU32::new(0),
         }
+    }
+    /// A number that stands for a page's code; 0 when there are no more: then direct jumps between pages are no longer made.
+    pub(crate) fn new_code_token(&self) -> u32 {
+        const LAST: u32 = i32::MAX as u32 - 4096;
+        let next = |last: u32| (last < LAST).then(|| last + 1 + (last & 0xfff == 0xfff) as u32);
+        self.code_tokens.try_update(SeqCst, SeqCst, next).map_or(0, |last| next(last).unwrap_or(0))
     }
     /// Has running vCPUs reminded of their timers. Errors: the host gives no thread.
     pub fn start_clock(&self) -> io::Result<()> {

@@ -7,7 +7,7 @@
 
 mod table;
 
-pub use table::{ADDEND, Entries, READ, WRITE};
+pub use table::{ADDEND, CODE, Entries, READ, WRITE};
 use table::{Scope, Table};
 
 /// TLBs by privilege: [`crate::cpu::Cpu::tlb_select`].
@@ -19,7 +19,7 @@ pub const SUPERVISOR_ANY: u8 = 2;
 
 /// Process-context identifiers whose entries are kept at the same time.
 const CONTEXTS: usize = 8;
-/// Groups of entries that all tables together may have memory for, some 12 KiB each.
+/// Groups of entries that all tables together may have memory for, up to 16 KiB each.
 const GROUPS: usize = if cfg!(test) { 64 } else { 2560 };
 
 /// An address space.
@@ -136,9 +136,28 @@ impl Tlb {
             let (word, bit) = bit(found.host as u64 >> 12, WRITTEN);
             self.written[word] |= bit;
         }
-        let table = self.table(select);
-        let Some(t) = table else { return };
         let scope = if select != USER && found.global { Scope::Global } else { Scope::Local };
+        if let Some(t) = self.with_memory(select, linear) {
+            t.fill(linear, found.host as u64, found.plain_writes, scope);
+        }
+    }
+    /// There is code at a linear address, and `token` stands for it ([`memory::tracking::PageState::token`]): until what has
+    /// [`Self::flushes`] move on, or [`Self::clear_code`].
+    pub fn fill_code(&mut self, select: u8, linear: u64, token: u32) {
+        if token == 0 || self.table(select).as_ref().is_some_and(|t| t.has_code(linear, token)) {
+            return;
+        }
+        if let Some(t) = self.with_memory(select, linear) {
+            t.fill_code(linear, token);
+        }
+    }
+    /// Drops where code is, everywhere: some of it may have changed.
+    pub fn clear_code(&mut self) {
+        self.tables().for_each(Table::clear_code);
+    }
+    /// A table whose place for an address has memory.
+    fn with_memory(&mut self, select: u8, linear: u64) -> Option<&mut Table> {
+        let t = self.table(select).as_mut()?;
         if t.touch(linear) {
             if self.groups >= GROUPS {
                 self.tables().for_each(Table::release);
@@ -149,9 +168,7 @@ impl Tlb {
             }
             self.groups += 1;
         }
-        if let Some(t) = self.table(select) {
-            t.fill(linear, found.host as u64, found.plain_writes, scope);
-        }
+        self.table(select).as_mut()
     }
     /// Makes stores to the page of `linear` take the slow path.
     pub fn forbid_write(&mut self, select: u8, linear: u64) {
@@ -239,6 +256,10 @@ impl Tlb {
         self.flushes[!user as usize] += 1;
         self.code_pages[!user as usize].fill(0);
         self.local_code &= user;
+        match user {
+            true => self.contexts.iter_mut().filter_map(|c| c.table.as_mut()).for_each(Table::clear_code),
+            false => self.supervisor.iter_mut().flatten().for_each(Table::clear_code),
+        }
     }
     /// Code was found at a linear address, for CPL 3 or below, and the finding is kept while [`Self::flushes`] stands.
     pub fn note_code_page(&mut self, linear: u64, user: bool, global: bool) {

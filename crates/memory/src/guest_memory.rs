@@ -268,7 +268,8 @@ impl GuestMemory {
         *self.watcher.0.write().unwrap_or_else(|e| e.into_inner()) = Some(watcher);
     }
 
-    fn note_foreign_write(&self, address: GuestPhys, len: u64) {
+    /// Notes a write that no instruction of a guest's made, and tells who watches code.
+    pub fn note_foreign_write(&self, address: GuestPhys, len: u64) {
         if self.note_write(address, len)
             && let Some(watcher) = &*self.watcher.0.read().unwrap_or_else(|e| e.into_inner())
         {
@@ -276,7 +277,8 @@ impl GuestMemory {
         }
     }
 
-    /// Notes that `len` bytes at `address` were written: dirty log and code tracking. True if decoded code was hit.
+    /// Notes that `len` bytes at `address` were written: dirty log and code tracking. True if decoded code was hit: then the
+    /// engine whose store it was has to see to it that nobody goes on executing it.
     pub fn note_write(&self, address: GuestPhys, len: u64) -> bool {
         let mut hit = false;
         let mut at = address.0;

@@ -24,6 +24,7 @@ pub const GRANULE: u64 = 64;
 pub struct PageState {
     code: AtomicU64,
     generation: AtomicU32,
+    token: AtomicU32,
     /// Who may store without noting it: a bit for each writer.
     writers: AtomicU16,
     /// Writes beside the code, and from bit 12 on how often code was given up for them.
@@ -72,6 +73,19 @@ impl PageState {
             std::thread::yield_now();
         }
     }
+    /// A number for the page as it is in this generation, which no other has: what `fresh` gave when it was first asked for; 0
+    /// if that was 0. If the generation still is what it was before this was called, the number is that generation's.
+    pub fn token(&self, fresh: impl FnOnce() -> u32) -> u32 {
+        match self.token.load(SeqCst) {
+            0 => {}
+            token => return token,
+        }
+        let token = fresh();
+        match self.token.compare_exchange(0, token, SeqCst, SeqCst) {
+            Ok(_) => token,
+            Err(others) => others,
+        }
+    }
     /// Whether any granule of this page is announced as code.
     #[inline]
     pub fn has_code(&self) -> bool {
@@ -118,6 +132,7 @@ impl PageState {
         // on has this write.
         if self.generation.fetch_or(1, SeqCst) & 1 == 0 {
             self.code.swap(0, SeqCst);
+            self.token.store(0, SeqCst);
             self.generation.fetch_add(1, SeqCst);
         }
         true
@@ -163,6 +178,15 @@ mod tests {
         assert!(p.note_write(granules(60, 8)));
         assert_eq!(p.generation().load(SeqCst), 2);
         assert!(!p.note_write(granules(60, 8)), "the page is data again");
+    }
+
+    #[test]
+    fn token_is_a_generations_own() {
+        let p = PageState::default();
+        assert_eq!((p.token(|| 0), p.token(|| 5), p.token(|| 6)), (0, 5, 5));
+        p.announce_code(1);
+        assert!(p.note_write(1));
+        assert_eq!((p.token(|| 7), p.token(|| 8)), (7, 7));
     }
 
     #[test]
@@ -230,6 +254,6 @@ mod tests {
         let writers = p.take_writers();
         assert!(is_writer(writers, 2) && is_writer(writers, 0) && !is_writer(writers, 1));
         assert_eq!(p.take_writers(), 0);
-        assert!(size_of::<PageState>() == 16, "there is one for each 4 KiB of memory");
+        assert!(size_of::<PageState>() == 24, "there is one for each 4 KiB of memory");
     }
 }

@@ -37,7 +37,7 @@ pub(crate) use segment::Stub;
 pub(crate) use vcpu::NOTHING_HELD;
 
 use crate::block::{Block, Decoded, Key};
-use crate::t1::{Made, Room, SharedCode, Translation};
+use crate::t1::{Entries, Made, Room, SharedCode, Translation, UNLINKED};
 use arena::Arena;
 use epoch::{Epochs, Reader};
 use iced_x86::Instruction;
@@ -239,8 +239,9 @@ impl CodeCache {
         let often = arena.address(segment.next_code());
         let room = Room { often, seldom_end: arena.address(segment.next_seldom()) };
         let made = make(room, shared).ok_or(No::Unable)?;
-        let entries = [made.checked, made.linked].map(|offset| often + offset as u64);
-        let code = Translation::pack(entries[0], entries[1]).ok_or(No::Unable)?;
+        let entry = |offset: usize| often + offset as u64;
+        let [checked, entered, linked] = [0, made.entered, made.linked].map(entry);
+        let code = Translation::pack(Entries { checked, entered, linked }).ok_or(No::Unable)?;
         if !segment.add_parts(arena, &made.code) {
             self.full.store(true, Release);
             return Err(No::Full);
@@ -274,6 +275,46 @@ impl CodeCache {
             segments[to].links.push(Link { site, before, from, number });
         }
         arena.word(site).store(distance(target), Release);
+    }
+
+    /// Leads a jump to a block on another page to the block's code, which is known by `key` there. `tail` is where the jump led
+    /// so far; in the words before are the distances from their ends to the jump's displacement, to what `key` is compared
+    /// with, to where it goes if that is another, and to the displacement of the jump that goes there.
+    pub(crate) fn link_far(&self, tail: u64, target: u64, key: i32) {
+        let Ok(mut w) = self.writer.try_lock() else { return };
+        let Writer { arena: Some(arena), segments, .. } = &mut *w else { return };
+        let live = |offset: usize| segments.iter().position(|s| s.state == State::Live && s.holds(offset));
+        let (Some(tail), Some(target)) = (arena.offset(tail), arena.offset(target)) else { return };
+        let (Some(from), Some(to)) = (live(tail), live(target)) else { return };
+        let place = |n: usize| {
+            let at = tail.checked_sub(4 * n)?;
+            usize::try_from((at + 4) as i64 + arena.read_i32(at)? as i64)
+                .ok()
+                .filter(|p| live(*p) == Some(from))
+        };
+        let (Some(site), Some(known), Some(other), Some(otherwise)) =
+            (place(1), place(2), place(3), place(4))
+        else {
+            return;
+        };
+        if [site, known, otherwise].iter().any(|p| !p.is_multiple_of(4)) {
+            return;
+        }
+        let distance = |from: usize, to: usize| (to as i64 - from as i64 - 4) as u32;
+        let before = distance(site, tail);
+        let compared = arena.word(known).load(Relaxed) as i32;
+        // Somebody else may have done it. And what it is compared with never changes again: who executes this meanwhile may see
+        // any of these words as it was.
+        if arena.word(site).load(Relaxed) != before || compared != UNLINKED && compared != key {
+            return;
+        }
+        if from != to {
+            let number = segments[from].number;
+            segments[to].links.push(Link { site, before, from, number });
+        }
+        arena.word(site).store(distance(site, target), Release);
+        arena.word(known).store(key as u32, Release);
+        arena.word(otherwise).store(distance(otherwise, other), Release);
     }
 
     /// The code that all blocks share; zeros before anything was translated.

@@ -152,7 +152,7 @@ impl Segment {
 
     /// Keeps a block. It lives until [`Self::clear`].
     pub fn add_block(&mut self, key: Key, made: Decoded) -> *const Block {
-        let Decoded { ops, len, generations, pages } = made;
+        let Decoded { ops, len, generations, pages, token } = made;
         let count = ops.len();
         let to = self.allocate(Layout::for_value(&ops[..])).cast::<Op>();
         // SAFETY: the memory was just allocated for that many ops. They have nothing to drop; the vector frees its memory.
@@ -164,6 +164,7 @@ impl Segment {
             len,
             generations,
             pages,
+            token,
             key,
             segment: self.number,
             translation: Translation::default(),

@@ -78,7 +78,10 @@ impl Cpu {
 
     /// Takes what other threads posted: everything that needs no instruction boundary of its own.
     fn take_messages(&mut self) -> Option<Exit> {
-        self.sys.waiting |= self.remote.pending.swap(0, SeqCst) & !(pending::RECHECK | pending::CODE);
+        self.sys.waiting |= self.remote.pending.swap(0, SeqCst) & !pending::RECHECK;
+        if self.take_waiting(pending::CODE) {
+            self.tlb.clear_code();
+        }
         if self.take_waiting(pending::FLUSH) {
             self.service_flush();
         }
@@ -116,7 +119,10 @@ impl Cpu {
                 .fetch_or(self.sys.waiting & (pending::KICK | pending::INIT | pending::FLUSH), SeqCst);
             return false;
         }
-        self.sys.waiting &= !(pending::RECHECK | pending::CODE | pending::CLOCK);
+        if self.take_waiting(pending::CODE) {
+            self.tlb.clear_code();
+        }
+        self.sys.waiting &= !(pending::RECHECK | pending::CLOCK);
         if self.sys.waiting & pending::NMI != 0 && !self.sys.nmi_masked || self.sys.pending_debug != 0 {
             return true;
         }

@@ -172,7 +172,7 @@ impl Compiler<'_> {
     }
 
     /// An instruction with RAX or R14 and what an array of the table holds for the page whose number R14 is.
-    fn table(&mut self, opcode: u8, reg: u8, array: usize) {
+    pub fn table(&mut self, opcode: u8, reg: u8, array: usize) {
         self.a.bytes(&[0x65]);
         self.a.rm(true, &[opcode], reg, Mem { base: None, index: Some(R14), scale: 3, disp: array as i32 });
     }

@@ -4,10 +4,11 @@ use super::access::Ea;
 use super::asm::{Asm, Label, Mem, NOT_EQUAL, Parts, R14, RAX, Room, SIGN};
 use super::flags::{Flags, live};
 use super::groups::{self, Access, Role};
+use super::jumps::JUMP_CODE;
 use super::kit::{Encoding, Kit};
 use super::live::Live;
 use super::registers::slot;
-use super::runtime::{SharedCode, drop_returns, field};
+use super::runtime::{SharedCode, drop_returns, field, probe_jump};
 use super::segments::{self, Place};
 use crate::block::Block;
 use crate::cpu::{CS, Cpu, Mode, RIP};
@@ -21,8 +22,8 @@ use std::sync::atomic::AtomicU32;
 /// A block's code, to be put where it was made for.
 pub struct Made {
     pub code: Parts,
-    /// Offsets of the entries in what is executed often: with RAX = RIP, and for jumps within the page.
-    pub checked: usize,
+    /// Offsets of the entries in what is executed often, but for the first, which is at its start: see [`Entries`](super::Entries).
+    pub entered: usize,
     pub linked: usize,
     /// Where it is bound to.
     pub bound: Option<Place>,
@@ -40,6 +41,10 @@ pub enum Tail {
     /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page. Other vCPUs may be
     /// executing the jump then: `site` is a multiple of four, and a store of four bytes is seen whole.
     Link { from: Label, site: usize, delta: i32 },
+    /// A jump to another page, or a call that comes back to `back`, RAX being the linear address. `key` is the place of what is
+    /// compared with what the target is known by, `site` that of the displacement that is right then; `from` is where it
+    /// goes before it was led anywhere, `miss` where the comparison failed.
+    Far { miss: Label, from: Label, key: usize, site: usize, back: Option<Label> },
     /// On at `delta` from the page, the flags being there.
     Away { from: Label, delta: i32, flags: Flags },
     /// There is no fuel for the `count` instructions from `delta` on.
@@ -215,7 +220,8 @@ impl Compiler<'_> {
         second: Option<(*const AtomicU32, u32)>,
     ) -> Option<Made> {
         self.planned = groups::plan(self, instructions);
-        self.enter_page(second);
+        let entered = self.enter_page(second);
+        let entered = if second.is_some() { 0 } else { entered };
         // What follows the page depends on where it is mapped: a jump within the page looks the address up all the same.
         if second.is_none() {
             self.a.bind(self.linked);
@@ -258,7 +264,7 @@ impl Compiler<'_> {
             }
         }
         let linked = self.a.place(self.linked)?;
-        Some(Made { code: self.a.finish(self.room)?, checked: 0, linked, bound: self.bound })
+        Some(Made { code: self.a.finish(self.room)?, entered, linked, bound: self.bound })
     }
 
     /// Where code counts: takes the fuel for the instructions of the block that begins with op `k`.
@@ -400,8 +406,10 @@ impl Compiler<'_> {
     }
 
     /// A way into the page: RAX is the linear address to go on at. Leaves with that where the page's code has changed.
-    pub fn enter_page(&mut self, second: Option<(*const AtomicU32, u32)>) {
+    /// Gives the offset of what follows the look at its generation.
+    pub fn enter_page(&mut self, second: Option<(*const AtomicU32, u32)>) -> usize {
         self.require_generation(self.counter, self.generation);
+        let entered = self.a.here();
         if let Some((counter, generation)) = second {
             self.require_generation(counter, generation);
         }
@@ -427,6 +435,7 @@ impl Compiler<'_> {
             self.a.bytes(&(-4096i32).to_le_bytes());
             self.a.store(field!(page_rip), RAX);
         }
+        entered
     }
 
     /// Leaves where a page's code has changed, to go on at the linear address in RAX.
@@ -492,6 +501,29 @@ impl Compiler<'_> {
                     self.at_page(delta);
                     self.a.rm(true, &[0xc7], 0, field!(link_page));
                     self.a.bytes(&self.page_number.to_le_bytes());
+                    self.far_jump(self.shared.leave_to_link);
+                }
+                Tail::Far { miss, from, key, site, back } => {
+                    self.a.bind(miss);
+                    self.a.align_behind(1);
+                    self.a.jump(from);
+                    let otherwise = self.a.here() - 4;
+                    let other = self.a.here();
+                    let unknown = self.a.label();
+                    probe_jump(&mut self.a, unknown);
+                    self.a.rm(false, &[0xff], if back.is_some() { 2 } else { 4 }, Mem::at(R14, JUMP_CODE));
+                    if let Some(back) = back {
+                        self.a.jump(back);
+                    }
+                    self.tails.push(Tail::Unknown { from: unknown });
+                    // What `CodeCache::link_far` wants to find here.
+                    [otherwise, other, key, site].into_iter().for_each(|to| self.a.distance(to));
+                    self.a.bind(from);
+                    self.a.bytes(&[0x4c, 0x8d, 0x35]);
+                    self.a.bytes(&(-7i32).to_le_bytes());
+                    // No page: not a jump within one.
+                    self.a.rm(true, &[0xc7], 0, field!(link_page));
+                    self.a.bytes(&(-1i32).to_le_bytes());
                     self.far_jump(self.shared.leave_to_link);
                 }
                 Tail::Away { from, delta, flags } => {

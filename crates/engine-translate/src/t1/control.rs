@@ -1,11 +1,13 @@
 //! Ends of blocks: near jumps, calls and returns.
 
-use super::asm::{ABOVE, BELOW, Label, Mem, NOT_EQUAL, R14, RAX, RSP};
+use super::UNLINKED;
+use super::asm::{ABOVE, BELOW, EQUAL, Label, Mem, NOT_EQUAL, R14, RAX, RSP};
 use super::compile::{Compiler, Tail};
 use super::flags::Flags;
 use super::jumps::JUMP_CODE;
 use super::registers::{self, Place, STACK, slot};
 use super::runtime::{field, poll, probe_jump};
+use crate::tlb::CODE;
 use address::PAGE_SIZE;
 use iced_x86::{Code, ConditionCode, Instruction, Mnemonic, OpKind};
 
@@ -166,13 +168,35 @@ impl Compiler<'_> {
         }
     }
 
-    /// R14 becomes the entry in the jump cache of what is `delta` bytes from the page and not in it, and RAX its linear
-    /// address; or it leaves for there.
-    fn find_away(&mut self, delta: i32) {
+    /// On, or a call to, what is `delta` bytes from the page and not in it. It goes straight there while the soft TLB says that
+    /// the code there is what it was when the jump was led there, and looks for it otherwise.
+    fn far_edge(&mut self, delta: i32, call: bool) {
         self.at_page(delta);
-        let from = self.a.label();
-        probe_jump(&mut self.a, from);
-        self.tails.push(Tail::Unknown { from });
+        self.a.page_number(RAX);
+        self.table(0x8b, R14, CODE);
+        // sub r14, rax; cmp r14, key
+        self.a.rr(true, &[0x2b], R14, RAX);
+        self.a.align_behind(3);
+        self.a.rr(true, &[0x81], 7, R14);
+        let key = self.a.here();
+        self.a.bytes(&UNLINKED.to_le_bytes());
+        let (miss, from) = (self.a.label(), self.a.label());
+        let mut back = None;
+        if call {
+            self.a.jump_if(NOT_EQUAL, miss);
+            self.a.align_behind(1);
+            self.a.call(from);
+        } else {
+            self.a.align_behind(2);
+            self.a.jump_if(EQUAL, from);
+        }
+        let site = self.a.here() - 4;
+        if call {
+            back = Some(self.a.bound());
+        } else {
+            self.a.jump(miss);
+        }
+        self.tails.push(Tail::Far { miss, from, key, site, back });
     }
 
     /// A call that has pushed the address of `next`, which is in RAX, goes on `delta` bytes from the page.
@@ -180,8 +204,7 @@ impl Compiler<'_> {
         self.foresee_return(next);
         self.poll_if_back(delta);
         if !self.on_page(delta) {
-            self.find_away(delta);
-            self.a.rm(false, &[0xff], 2, Mem::at(R14, JUMP_CODE));
+            self.far_edge(delta, true);
         } else if delta as u32 == self.offset {
             self.a.call(self.linked);
         } else {
@@ -225,9 +248,7 @@ impl Compiler<'_> {
     pub fn edge(&mut self, delta: i32) {
         self.poll_if_back(delta);
         if !self.on_page(delta) {
-            self.find_away(delta);
-            self.a.rm(false, &[0xff], 4, Mem::at(R14, JUMP_CODE));
-            return;
+            return self.far_edge(delta, false);
         }
         if delta as u32 == self.offset {
             self.a.jump(self.linked);

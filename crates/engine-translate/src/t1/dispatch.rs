@@ -1,9 +1,9 @@
 //! The executor's side: entering translated code, T0's handlers called from it, leading jumps to their targets.
 
-use super::Translation;
 use super::compile::Site;
 use super::jumps::{Jump, JumpCaches};
 use super::runtime::{ASTRAY, CONTINUE, DELIVERED, FAULT, FUEL, LINK, LOOK, MOVED, SharedCode};
+use super::{Entries, Translation};
 use crate::block::Block;
 use crate::cache::No;
 use crate::cpu::{CS, Cpu, RIP, RSP};
@@ -213,20 +213,22 @@ impl Cpu {
     }
 
     pub(crate) fn enter_translated(&mut self, block: &Block, code: u64) -> Ran {
-        let (code, linked) = Translation::entries(code);
+        let Entries { checked: code, entered, linked } = Translation::entries(code);
         self.refresh_translated();
         let rip = self.code_linear(self.regs[RIP]);
         let guard = self.t1.guard;
         let tail = std::mem::take(&mut self.t1.link_tail);
         self.t1.table.note(Jump { rip, code });
+        self.tlb.fill_code(self.tlb_select, rip, block.token);
         // Nothing else has been executed under another address mapping since.
         let from = (guard, self.seg_base[CS]);
-        if tail != 0
-            && self.t1.link_rip == rip
-            && self.t1.link_from == from
-            && self.t1.link_page == block.pages[0]
-        {
-            self.shared.code.link(tail, linked);
+        if tail != 0 && self.t1.link_rip == rip && self.t1.link_from == from {
+            if self.t1.link_page == block.pages[0] {
+                self.shared.code.link(tail, linked);
+            } else if self.t1.link_page == u64::MAX && block.token != 0 {
+                let key = block.token as i32 - (rip % PAGE_SIZE) as i32;
+                self.shared.code.link_far(tail, entered, key);
+            }
         }
         let enter = self.t1.enter;
         self.t1.fuel = self.t1.budget;

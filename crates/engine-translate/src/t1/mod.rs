@@ -57,6 +57,9 @@ mod vector_tests;
 
 pub(crate) use asm::{Parts, Room};
 pub(crate) use compile::Made;
+
+/// What a jump to another page is compared with before it is led there: no difference of a token and an offset.
+pub(crate) const UNLINKED: i32 = i32::MIN;
 pub(crate) use dispatch::Ran;
 pub use gs::forget_base as forget_gs_base;
 pub(crate) use runtime::SharedCode;
@@ -198,8 +201,21 @@ pub struct Translation {
     limit: AtomicU32,
 }
 
-/// Where the distance between the two entries is in [`Translation::code`]: host addresses have 47 bits.
-const DISTANCE: u32 = 48;
+/// Where the distances from the first entry to the others are in [`Translation::code`], from 6 and 10 bits on: host addresses
+/// have 47 bits.
+const ENTERED: u32 = 48;
+const LINKED: u32 = 54;
+
+/// The addresses of a block's entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entries {
+    /// With RAX = RIP: checks the page's generation.
+    pub checked: u64,
+    /// The same for who knows the generation.
+    pub entered: u64,
+    /// For jumps within the page.
+    pub linked: u64,
+}
 
 impl Translation {
     /// The code, as [`Self::entries`] reads it.
@@ -207,17 +223,18 @@ impl Translation {
     pub(crate) fn code(&self) -> Option<u64> {
         Some(self.code.load(Acquire)).filter(|code| *code != 0)
     }
-    /// The addresses of the entry that checks the page's generation, and of the one for jumps within the page. Both in one
-    /// value, since another vCPU may be putting other code in its place.
+    /// The addresses of the entries. All in one value, since another vCPU may be putting other code in its place.
     #[inline]
-    pub(crate) fn entries(code: u64) -> (u64, u64) {
-        let checked = code & ((1 << DISTANCE) - 1);
-        (checked, checked + (code >> DISTANCE))
+    pub(crate) fn entries(code: u64) -> Entries {
+        let checked = code & ((1 << ENTERED) - 1);
+        let entered = checked + (code >> ENTERED & 0x3f);
+        Entries { checked, entered, linked: checked + (code >> LINKED) }
     }
     /// What [`Self::entries`] reads; `None` if they are too far from each other.
-    pub(crate) fn pack(checked: u64, linked: u64) -> Option<u64> {
-        let distance = linked.checked_sub(checked).filter(|d| *d >> (64 - DISTANCE) == 0)?;
-        (checked >> DISTANCE == 0).then_some(checked | distance << DISTANCE)
+    pub(crate) fn pack(e: Entries) -> Option<u64> {
+        let entered = e.entered.checked_sub(e.checked).filter(|d| *d < 1 << (LINKED - ENTERED))?;
+        let linked = e.linked.checked_sub(e.checked).filter(|d| *d < 1 << (64 - LINKED))?;
+        (e.checked >> ENTERED == 0).then_some(e.checked | entered << ENTERED | linked << LINKED)
     }
     /// Whether translating it hasn't failed.
     pub(crate) fn possible(&self) -> bool {

@@ -1,4 +1,4 @@
-//! One table of the soft TLB: three arrays with an element for each page of 4 GiB, in memory that is there where it's used.
+//! One table of the soft TLB: four arrays with an element for each page of 4 GiB, in memory that is there where it's used.
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::ffi::c_void;
@@ -14,7 +14,10 @@ pub const READ: usize = 0;
 pub const WRITE: usize = PAGES * 8;
 /// Offset of the addends: host address minus linear address.
 pub const ADDEND: usize = PAGES * 16;
-const BYTES: usize = PAGES * 24;
+/// Offset of what tells where code is: the page's linear address plus what stands for the code there, or 0. No code stands
+/// for a multiple of 4096, so that no address makes a match of 0.
+pub const CODE: usize = PAGES * 24;
+const BYTES: usize = PAGES * 32;
 
 /// Elements in a page of memory.
 const GROUP: usize = 512;
@@ -39,7 +42,7 @@ const fn invalid(index: usize) -> u64 {
 #[repr(transparent)]
 pub struct Entries(NonNull<u8>);
 
-static NOTHING: [AtomicU64; PAGES * 3] = [const { AtomicU64::new(0) }; PAGES * 3];
+static NOTHING: [AtomicU64; PAGES * 4] = [const { AtomicU64::new(0) }; PAGES * 4];
 
 impl Entries {
     /// Where no address matches.
@@ -53,7 +56,7 @@ impl Entries {
     }
     #[inline(always)]
     fn element(self, array: usize, index: usize) -> *mut u64 {
-        // SAFETY: `array` is one of the three offsets and the index masked: within the table, which lives as long as
+        // SAFETY: `array` is one of the four offsets and the index masked: within the table, which lives as long as
         // its vCPU does, or for ever.
         unsafe { self.0.as_ptr().add(array + (index & (PAGES - 1)) * 8).cast() }
     }
@@ -91,6 +94,8 @@ pub struct Table {
     /// Places that were filled: of pages that aren't global, and of such as are.
     local: Vec<u32>,
     global: Vec<u32>,
+    /// Places that tell where code is.
+    code: Vec<u32>,
     /// Groups of elements with memory behind them.
     touched: Box<[u64; GROUPS / 64]>,
 }
@@ -107,6 +112,7 @@ impl Table {
             entries: Entries(start),
             local: Vec::new(),
             global: Vec::new(),
+            code: Vec::new(),
             touched: Box::new([0; GROUPS / 64]),
         };
         t.first();
@@ -153,6 +159,23 @@ impl Table {
             Scope::Global => self.global.push(i as u32),
         }
     }
+    /// There is code at an address; [`Self::touch`] was called.
+    pub fn fill_code(&mut self, linear: u64, token: u32) {
+        let i = index(linear);
+        if self.entries.get(CODE, i) == 0 {
+            self.code.push(i as u32);
+        }
+        self.entries.put(CODE, i, (linear & !0xfff).wrapping_add(token as u64));
+    }
+    /// Whether [`Self::fill_code`] was called with the same, and nothing dropped it since.
+    pub fn has_code(&self, linear: u64, token: u32) -> bool {
+        let i = index(linear);
+        self.entries.get(CODE, i) == (linear & !0xfff).wrapping_add(token as u64)
+    }
+    /// Drops where code is.
+    pub fn clear_code(&mut self) {
+        self.code.drain(..).for_each(|i| self.entries.put(CODE, i as usize, 0));
+    }
     fn invalidate(entries: Entries, i: usize) {
         entries.put(READ, i, invalid(i));
         if entries.get(WRITE, i) != invalid(i) {
@@ -178,6 +201,10 @@ impl Table {
         let i = index(linear);
         if self.has(i) {
             Self::invalidate(self.entries, i);
+            if self.entries.get(CODE, i) != 0 {
+                // Its place stays noted.
+                self.entries.put(CODE, i, 1 << 63);
+            }
         }
     }
     /// Drops the pages that aren't global.
@@ -194,6 +221,7 @@ impl Table {
         for i in self.local.drain(..).chain(self.global.drain(..)) {
             Self::invalidate(self.entries, i as usize);
         }
+        self.clear_code();
     }
     /// Gives the memory back; the entries go.
     fn drop_memory(&mut self) {
@@ -202,6 +230,7 @@ impl Table {
         if unsafe { madvise(start, BYTES, Advice::LinuxDontNeed) }.is_ok() {
             self.local.clear();
             self.global.clear();
+            self.code.clear();
             self.first();
         }
     }
@@ -212,6 +241,7 @@ impl Table {
         for i in self.global.drain(..) {
             Self::invalidate(self.entries, i as usize);
         }
+        self.clear_code();
         self.touched.fill(0);
     }
     /// Makes stores to a host page take the slow path; `other` gets the host pages of all other entries for stores.
