@@ -365,6 +365,15 @@ impl Cpu {
         }
     }
 
+    /// The granules of a page that are announced as code, and that nobody writes to unnoticed.
+    pub(crate) fn announced(&self, page: u64) -> u64 {
+        let base = GuestPhys(page << 12);
+        let region = self.shared.memory.region_at(base);
+        let code = region.map_or(0, |r| r.page(((base.0 - r.base().0) / PAGE_SIZE) as usize).code());
+        // While somebody announces, others may still be writing.
+        if self.shared.announcing.load(SeqCst) == 0 { code } else { 0 }
+    }
+
     /// Serves a TLB shootdown from another thread.
     pub(crate) fn service_flush(&mut self) {
         if let Some(number) = self.remote.flush_wanted() {

@@ -1,6 +1,8 @@
 //! From a block to host code.
 
+use super::FAR;
 use super::access::Ea;
+use super::ahead::{self, Unsaved};
 use super::asm::{Asm, Label, Mem, NOT_EQUAL, Parts, R14, RAX, Room, SIGN};
 use super::flags::{Flags, live};
 use super::groups::{self, Access, Role};
@@ -40,7 +42,7 @@ pub enum Tail {
     Alone { from: Label, ea: Ea, size: usize, write: bool, miss: Label, found: Label, first: Option<usize> },
     /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page. Other vCPUs may be
     /// executing the jump then: `site` is a multiple of four, and a store of four bytes is seen whole.
-    Link { from: Label, site: usize, delta: i32 },
+    Link { from: Label, site: usize, delta: i32, unsaved: Unsaved },
     /// A jump to another page, or a call that comes back to `back`, RAX being the linear address. `key` is the place of what is
     /// compared with what the target is known by, `site` that of the displacement that is right then; `from` is where it
     /// goes before it was led anywhere, `miss` where the comparison failed.
@@ -50,7 +52,7 @@ pub enum Tail {
     /// There is no fuel for the `count` instructions from `delta` on.
     Empty { from: Label, delta: i32, count: u8 },
     /// Leave, to go on at `delta` from the page.
-    Leave { from: Label, delta: i32 },
+    Leave { from: Label, delta: i32, unsaved: Unsaved },
     /// Leave, to go on at the linear address in RAX.
     Unknown { from: Label },
     /// A return that came to the wrong place.
@@ -90,6 +92,8 @@ pub struct Compiler<'a> {
     pub planned: Vec<Option<(Access, Role)>>,
     /// Groups whose first access was translated, one bit each.
     pub led: u32,
+    /// What edges may rely on.
+    pub page_ahead: &'a ahead::Page,
     parts: Vec<Part>,
     /// The ops of all, their offsets from the first's.
     pub ops: &'a [Op],
@@ -110,7 +114,8 @@ pub struct Compiler<'a> {
     /// The page's generation counter, and its value.
     counter: *const AtomicU32,
     generation: u32,
-    page_number: i32,
+    /// What stands for the page's code.
+    token: u32,
     /// What of vector and x87 registers is known to be in the host's here.
     pub live: Live,
     pub encoding: &'a mut Encoding,
@@ -126,6 +131,8 @@ pub struct Site {
     pub bound: Option<Place>,
     /// Status flags are right at every fault.
     pub exact_flags: bool,
+    /// The granules of its page that are announced as code.
+    pub announced: u64,
 }
 
 /// Translates blocks, which go on to each other, to be put at `room`. `None` if they can't be.
@@ -139,13 +146,19 @@ pub fn compile(
     shared: SharedCode,
     kit: &mut Kit,
 ) -> Option<Made> {
-    let Site { mode, rip, linear, bound, exact_flags } = site;
+    let Site { mode, rip, linear, bound, exact_flags, announced } = site;
     let block = *blocks.first()?;
     let [first, second] = block.generations();
     let (counter, generation) = first?;
-    let page_number = i32::try_from(block.pages[0]).ok()?;
     let offset = (linear % PAGE_SIZE) as u32;
-    let Kit { asm, tails, instructions, ops, bytes, encoding } = kit;
+    let Kit { asm, tails, instructions, ops, bytes, ahead, encoding } = kit;
+    ahead.bytes.clear();
+    // Counting changes the flags on the way into a block.
+    if !exact_flags && !shared.counting {
+        ahead.announced = announced;
+        ahead.bytes.resize(PAGE_SIZE as usize, 0);
+        memory.read(GuestPhys(block.pages[0] << 12), &mut ahead.bytes).ok()?;
+    }
     instructions.clear();
     ops.clear();
     for b in blocks {
@@ -189,6 +202,7 @@ pub fn compile(
         current: 0,
         planned: Vec::new(),
         led: 0,
+        page_ahead: ahead,
         parts,
         ops,
         mode,
@@ -202,7 +216,7 @@ pub fn compile(
         stale,
         counter,
         generation,
-        page_number,
+        token: block.token,
         live: Live::default(),
         encoding,
     };
@@ -243,8 +257,9 @@ impl Compiler<'_> {
         }
         let end = &self.ops[last];
         if end.flow == Flow::Next {
-            self.save_flags();
-            self.edge((self.offset + end.offset as u32 + end.len as u32) as i32);
+            let next = (self.offset + end.offset as u32 + end.len as u32) as i32;
+            self.save_flags_for(next);
+            self.edge(next);
         }
         if second.is_some() {
             self.a.bind(self.linked);
@@ -455,6 +470,7 @@ impl Compiler<'_> {
 
     fn finish_some_tails(&mut self) {
         for t in std::mem::take(&mut self.tails) {
+            self.flags = Flags::Saved;
             match t {
                 Tail::Handler { from, resume: None, op, .. } => {
                     self.a.bind(from);
@@ -491,16 +507,17 @@ impl Compiler<'_> {
                     self.check_alone(&ea, size, write, miss, first);
                     self.a.jump(found);
                 }
-                Tail::Link { from, site, delta } => {
+                Tail::Link { from, site, delta, unsaved } => {
                     // What `CodeCache::link` wants to find here.
                     self.a.distance(site);
                     self.a.bind(from);
                     // lea r14, [rip - its own length]: this place
                     self.a.bytes(&[0x4c, 0x8d, 0x35]);
                     self.a.bytes(&(-7i32).to_le_bytes());
+                    self.save_unsaved(unsaved);
                     self.at_page(delta);
-                    self.a.rm(true, &[0xc7], 0, field!(link_page));
-                    self.a.bytes(&self.page_number.to_le_bytes());
+                    self.a.rm(false, &[0xc7], 0, field!(link_token));
+                    self.a.bytes(&self.token.to_le_bytes());
                     self.far_jump(self.shared.leave_to_link);
                 }
                 Tail::Far { miss, from, key, site, back } => {
@@ -521,15 +538,14 @@ impl Compiler<'_> {
                     self.a.bind(from);
                     self.a.bytes(&[0x4c, 0x8d, 0x35]);
                     self.a.bytes(&(-7i32).to_le_bytes());
-                    // No page: not a jump within one.
-                    self.a.rm(true, &[0xc7], 0, field!(link_page));
-                    self.a.bytes(&(-1i32).to_le_bytes());
+                    self.a.rm(false, &[0xc7], 0, field!(link_token));
+                    self.a.bytes(&FAR.to_le_bytes());
                     self.far_jump(self.shared.leave_to_link);
                 }
                 Tail::Away { from, delta, flags } => {
                     self.a.bind(from);
                     self.flags = flags;
-                    self.save_flags();
+                    self.save_flags_for(delta);
                     self.edge(delta);
                 }
                 Tail::Empty { from, delta, count } => {
@@ -539,8 +555,9 @@ impl Compiler<'_> {
                     self.at_page(delta);
                     self.far_jump(self.shared.leave_for_fuel);
                 }
-                Tail::Leave { from, delta } => {
+                Tail::Leave { from, delta, unsaved } => {
                     self.a.bind(from);
+                    self.save_unsaved(unsaved);
                     self.at_page(delta);
                     self.far_jump(self.shared.leave);
                 }

@@ -1,6 +1,7 @@
 //! Ends of blocks: near jumps, calls and returns.
 
 use super::UNLINKED;
+use super::ahead::Unsaved;
 use super::asm::{ABOVE, BELOW, EQUAL, Label, Mem, NOT_EQUAL, R14, RAX, RSP};
 use super::compile::{Compiler, Tail};
 use super::flags::Flags;
@@ -20,30 +21,17 @@ impl Compiler<'_> {
             let target = self.delta(i)?;
             let condition = i.condition_code() as u8 - ConditionCode::o as u8;
             self.need_flags();
-            if self.flags == Flags::Native {
-                // A loop goes straight on, to its beginning.
-                let (condition, first, second) =
-                    if self.back(target) { (condition ^ 1, target, next) } else { (condition, next, target) };
-                let other = self.a.label();
-                self.a.jump_if(condition, other);
-                self.save_flags();
-                self.edge(first);
-                self.a.bind(other);
-                self.flags = Flags::Native;
-                self.save_flags();
-                self.edge(second);
-            } else {
-                self.edge_if(condition, target);
-                self.edge(next);
-            }
+            self.branch(condition, target, next);
+            return Some(());
+        }
+        if i.is_jmp_short_or_near() {
+            let target = self.delta(i)?;
+            self.save_flags_for(target);
+            self.edge(target);
             return Some(());
         }
         self.save_flags();
         match i.code() {
-            _ if i.is_jmp_short_or_near() => {
-                let target = self.delta(i)?;
-                self.edge(target);
-            }
             _ if i.is_call_near() => {
                 let target = self.delta(i)?;
                 let size = match i.op0_kind() {
@@ -122,7 +110,8 @@ impl Compiler<'_> {
             _ => return None,
         };
         self.need_flags();
-        if self.flags != Flags::Native && self.on_page(away) && !self.back(away) {
+        let saved = self.flags != Flags::Native || self.flags_dead_at(away);
+        if saved && self.on_page(away) && !self.back(away) {
             self.edge_if(condition, away);
         } else {
             let from = self.a.label();
@@ -151,21 +140,28 @@ impl Compiler<'_> {
     }
 
     /// Whether jumps to `delta` from the page can be direct.
-    fn on_page(&self, delta: i32) -> bool {
+    pub fn on_page(&self, delta: i32) -> bool {
         (0..PAGE_SIZE as i32).contains(&delta) && self.in_code_limit(delta)
     }
 
     /// Whether a jump may close a cycle: it goes to no later block, or addresses may wrap.
-    fn back(&self, delta: i32) -> bool {
+    pub fn back(&self, delta: i32) -> bool {
         delta <= self.offset as i32 || !self.mode.is64() && !self.on_page(delta)
     }
 
-    fn poll_if_back(&mut self, delta: i32) {
+    /// Where the flags are after it.
+    fn poll_if_back(&mut self, delta: i32) -> Unsaved {
+        let mut unsaved = if self.flags == Flags::Native { Unsaved::Native } else { Unsaved::No };
         if self.back(delta) {
+            if unsaved == Unsaved::Native {
+                self.load_flags();
+                unsaved = Unsaved::Loaded;
+            }
             let from = self.a.label();
             poll(&mut self.a, from);
-            self.tails.push(Tail::Leave { from, delta });
+            self.tails.push(Tail::Leave { from, delta, unsaved });
         }
+        unsaved
     }
 
     /// On, or a call to, what is `delta` bytes from the page and not in it. It goes straight there while the soft TLB says that
@@ -211,7 +207,7 @@ impl Compiler<'_> {
             let from = self.a.label();
             self.a.align_behind(1);
             self.a.call(from);
-            self.tails.push(Tail::Link { from, site: self.a.here() - 4, delta });
+            self.tails.push(Tail::Link { from, site: self.a.here() - 4, delta, unsaved: Unsaved::No });
         }
     }
 
@@ -244,9 +240,9 @@ impl Compiler<'_> {
         self.edge(next);
     }
 
-    /// Goes on `delta` bytes from the page, flags being saved.
+    /// Goes on `delta` bytes from the page, flags being saved unless they are dead there.
     pub fn edge(&mut self, delta: i32) {
-        self.poll_if_back(delta);
+        let unsaved = self.poll_if_back(delta);
         if !self.on_page(delta) {
             return self.far_edge(delta, false);
         }
@@ -256,7 +252,7 @@ impl Compiler<'_> {
             let from = self.a.label();
             self.a.align_behind(1);
             self.a.jump(from);
-            self.tails.push(Tail::Link { from, site: self.a.here() - 4, delta });
+            self.tails.push(Tail::Link { from, site: self.a.here() - 4, delta, unsaved });
         }
     }
 
@@ -274,7 +270,8 @@ impl Compiler<'_> {
         self.a.align_behind(2);
         self.a.jump_if(condition, from);
         self.tails.push(if direct {
-            Tail::Link { from, site: self.a.here() - 4, delta }
+            let unsaved = if self.flags == Flags::Native { Unsaved::Native } else { Unsaved::No };
+            Tail::Link { from, site: self.a.here() - 4, delta, unsaved }
         } else {
             Tail::Away { from, delta, flags: self.flags }
         });

@@ -3,7 +3,7 @@
 use super::compile::Site;
 use super::jumps::{Jump, JumpCaches};
 use super::runtime::{ASTRAY, CONTINUE, DELIVERED, FAULT, FUEL, LINK, LOOK, MOVED, SharedCode};
-use super::{Entries, Translation};
+use super::{Entries, FAR, Translation};
 use crate::block::Block;
 use crate::cache::No;
 use crate::cpu::{CS, Cpu, RIP, RSP};
@@ -178,6 +178,7 @@ impl Cpu {
             linear: self.code_linear(rip),
             bound,
             exact_flags: self.t1.exact_flags,
+            announced: self.announced(block.pages[0]),
         };
         let memory = &self.shared.memory;
         let counting = self.t1.counting;
@@ -223,11 +224,12 @@ impl Cpu {
         // Nothing else has been executed under another address mapping since.
         let from = (guard, self.seg_base[CS]);
         if tail != 0 && self.t1.link_rip == rip && self.t1.link_from == from {
-            if self.t1.link_page == block.pages[0] {
-                self.shared.code.link(tail, linked);
-            } else if self.t1.link_page == u64::MAX && block.token != 0 {
+            if self.t1.link_token == FAR && block.token != 0 {
                 let key = block.token as i32 - (rip % PAGE_SIZE) as i32;
                 self.shared.code.link_far(tail, entered, key);
+            } else if self.t1.link_token == block.token && block.token != 0 {
+                // Code of another generation may rely on what was there.
+                self.shared.code.link(tail, linked);
             }
         }
         let enter = self.t1.enter;

@@ -21,7 +21,7 @@ pub enum Flags {
 }
 
 /// The status flags that an instruction reads, and those it sets whatever they were.
-fn effect(i: &Instruction) -> (u32, u32) {
+pub fn effect(i: &Instruction) -> (u32, u32) {
     use Mnemonic::*;
     let modified = i.rflags_modified() & forms::STATUS;
     match i.mnemonic() {
@@ -76,11 +76,21 @@ impl Compiler<'_> {
     /// Makes [`Cpu::status`] good. Clobbers RAX; EFLAGS stay as they are.
     pub fn save_flags(&mut self) {
         if self.flags == Flags::Native {
-            // lahf; seto al; mov [status], ax
-            self.a.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x66]);
-            self.a.rm(false, &[0x89], RAX, STATUS);
+            self.load_flags();
+            self.store_loaded_flags();
             self.flags = Flags::Both;
         }
+    }
+    /// AH and AL become what of EFLAGS [`Cpu::status`] holds.
+    pub fn load_flags(&mut self) {
+        // lahf; seto al
+        self.a.bytes(&[0x9f, 0x0f, 0x90, 0xc0]);
+    }
+    /// The other half of saving them.
+    pub fn store_loaded_flags(&mut self) {
+        // mov [status], ax
+        self.a.bytes(&[0x66]);
+        self.a.rm(false, &[0x89], RAX, STATUS);
     }
     /// Makes EFLAGS good. Clobbers RAX.
     pub fn need_flags(&mut self) {

@@ -1,5 +1,6 @@
 //! What translating takes and one block leaves for the next: memory that stays allocated.
 
+use super::ahead::Page;
 use super::asm::Asm;
 use super::compile::Tail;
 use crate::op::Op;
@@ -15,6 +16,8 @@ pub struct Kit {
     pub(super) instructions: Vec<Instruction>,
     pub(super) ops: Vec<Op>,
     pub(super) bytes: Vec<u8>,
+    /// What was read of the page.
+    pub(super) ahead: Page,
     pub(super) encoding: Encoding,
 }
 
@@ -34,6 +37,7 @@ impl Default for Kit {
             instructions: Vec::new(),
             ops: Vec::new(),
             bytes: Vec::new(),
+            ahead: Page::default(),
             encoding: Encoding {
                 factory: InstructionInfoFactory::new(),
                 encoder: Encoder::new(64),

@@ -7,20 +7,23 @@
 //!   blocks; [`special`]: implicit operands; [`system`]: system instructions
 //! - [`segments`]: what 16- and 32-bit code needs; [`high_bytes`]: AH, CH, DH, BH; [`count`]: LOOP and JCXZ
 //! - [`vector`]: SSE, AVX, MMX and x87; [`live`]: their registers
-//! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are
+//! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are, [`ahead`]: where they matter
 //! - [`kit`]: what is used from block to block; [`gs`]: the host's GS base, where translated code finds the soft TLB
 //! - [`dispatch`]: what the executor does with it
 //!
 //! Guest registers have a host register each ([`registers`]), all but R8 to R11, which stay in the [`Cpu`]. RAX and R14
 //! are scratch, R15 points into the `Cpu`, GS's base to the soft TLB, RSP is the host's own stack. Whatever T1 does not take, and every access that
 //! misses in the soft TLB, is a call of the instruction's T0 handler, so faults, devices, self-modifying code and odd
-//! instructions have one implementation only. Between blocks the status flags are in [`Cpu::status`].
+//! instructions have one implementation only. Between blocks the status flags are in [`Cpu::status`], where they matter.
 //!
 //! Code does not depend on the linear address it runs at: a block knows its place in its page, and [`T1::page_rip`] says
 //! where the page is. Blocks of one page jump to each other directly; what leaves the page goes through a cache by
 //! linear address, which checks the address mapping, and the entry of the block, which checks the page's generation.
 
 mod access;
+mod ahead;
+#[cfg(test)]
+mod ahead_tests;
 mod asm;
 mod compile;
 mod control;
@@ -60,6 +63,8 @@ pub(crate) use compile::Made;
 
 /// What a jump to another page is compared with before it is led there: no difference of a token and an offset.
 pub(crate) const UNLINKED: i32 = i32::MIN;
+/// [`T1::link_token`] of a jump to another page.
+const FAR: u32 = u32::MAX;
 pub(crate) use dispatch::Ran;
 pub use gs::forget_base as forget_gs_base;
 pub(crate) use runtime::SharedCode;
@@ -131,8 +136,8 @@ pub struct T1 {
     pub(crate) budget: i32,
     /// The guard and CS's base there: the target may be looked at after an interrupt.
     link_from: (u64, u64),
-    /// The physical page that the jump is in.
-    link_page: u64,
+    /// What stands for the code of the page that it is in, or [`FAR`].
+    link_token: u32,
     /// [`SharedCode::enter`], once code was executed; and all jump caches.
     enter: u64,
     kit: Option<Box<kit::Kit>>,
@@ -173,7 +178,7 @@ impl T1 {
             delivers: false,
             budget: dispatch::FUEL_GIVEN,
             link_from: (0, 0),
-            link_page: 0,
+            link_token: 0,
             enter: 0,
             kit: None,
             table: jumps::JumpCaches::default(),
