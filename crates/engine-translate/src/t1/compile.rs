@@ -36,8 +36,9 @@ pub enum Tail {
     /// Op `op`'s T0 handler; then to `resume`, with the flags loaded if so said, or out of the block, behind the op.
     /// `live` is to be loaded again at `resume`; `fpu`: whether the op is x87's or MMX's.
     Handler { from: Label, resume: Option<Label>, op: usize, flags: bool, live: Live, fpu: bool },
-    /// Load vector or x87 registers and go on at `resume`; or, if T0 is to execute op `op`, behind that.
-    Begin { from: Label, resume: Label, op: usize, need: Live },
+    /// Load vector or x87 registers and go on at `resume`; or, if T0 is to execute the ops from the first to the second of
+    /// `ops`, behind these.
+    Begin { from: Label, resume: Label, ops: (usize, usize), need: Live },
     /// An access that its group has nothing for: looked up by itself, then on at `found`. The first of a group notes that.
     Alone { from: Label, ea: Ea, size: usize, write: bool, miss: Label, found: Label, first: Option<usize> },
     /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page. Other vCPUs may be
@@ -58,7 +59,7 @@ pub enum Tail {
     /// A return that came to the wrong place.
     Elsewhere { from: Label },
     /// No room for another return that is foreseen.
-    NoRoom { from: Label, back: Label },
+    NoRoom { from: Label, slow: Label },
 }
 
 /// One of the blocks of a translation: on one page, each the one that the block before goes on to most.
@@ -109,6 +110,9 @@ pub struct Compiler<'a> {
     pub tails: Vec<Tail>,
     /// The entry for jumps within the page.
     pub linked: Label,
+    /// The same behind what made sure of `loop_live`.
+    pub looped: Label,
+    pub loop_live: Live,
     /// Leaves, the page having changed.
     stale: Label,
     /// The page's generation counter, and its value.
@@ -213,6 +217,8 @@ pub fn compile(
         shared,
         tails: std::mem::take(tails),
         linked,
+        looped: linked,
+        loop_live: Live::default(),
         stale,
         counter,
         generation,
@@ -239,6 +245,9 @@ impl Compiler<'_> {
         // What follows the page depends on where it is mapped: a jump within the page looks the address up all the same.
         if second.is_none() {
             self.a.bind(self.linked);
+        }
+        if second.is_none() && !self.shared.counting {
+            self.prepare_loop(instructions);
         }
         let last = self.ops.len().checked_sub(1)?;
         for (k, i) in instructions.iter().enumerate() {
@@ -295,6 +304,11 @@ impl Compiler<'_> {
         self.a.jump_if(SIGN, from);
         let delta = (self.offset + self.ops[k].offset as u32) as i32;
         self.tails.push(Tail::Empty { from, delta, count });
+    }
+
+    /// Instructions of the first block.
+    pub fn first_block(&self) -> usize {
+        self.parts.first().map_or(0, |p| p.count)
     }
 
     /// Does `f`, or nothing at all where it gives up.
@@ -493,13 +507,13 @@ impl Compiler<'_> {
                         self.after_handler(op);
                     }
                 }
-                Tail::Begin { from, resume, op, need } => {
+                Tail::Begin { from, resume, ops: (first, op), need } => {
                     self.a.bind(from);
                     let refused = self.a.label();
                     self.begin(need, refused);
                     self.a.jump(resume);
                     self.a.bind(refused);
-                    self.handler(op, Call::Op);
+                    (first..=op).for_each(|op| self.handler(op, Call::Op));
                     self.after_handler(op);
                 }
                 Tail::Alone { from, ea, size, write, miss, found, first } => {
@@ -569,10 +583,10 @@ impl Compiler<'_> {
                     self.a.bind(from);
                     self.far_jump(self.shared.lookup_return);
                 }
-                Tail::NoRoom { from, back } => {
+                Tail::NoRoom { from, slow } => {
                     self.a.bind(from);
                     drop_returns(&mut self.a);
-                    self.a.jump(back);
+                    self.a.jump(slow);
                 }
             }
         }

@@ -40,6 +40,7 @@ impl Compiler<'_> {
                     _ => 8,
                 };
                 let slow = self.slow(k);
+                self.require_room(slow);
                 self.push_return(slow, next, size);
                 self.call_edge(target, next);
                 self.return_point(next);
@@ -53,8 +54,8 @@ impl Compiler<'_> {
             }
             Code::Call_rm16 | Code::Call_rm32 | Code::Call_rm64 => {
                 let slow = self.slow(k);
+                self.require_room(slow);
                 let size = self.load_target(k, i, slow)?;
-                poll(&mut self.a, slow);
                 probe_jump(&mut self.a, slow);
                 self.a.store(field!(target_rip), RAX);
                 self.a.load(R14, Mem::at(R14, JUMP_CODE));
@@ -80,7 +81,6 @@ impl Compiler<'_> {
                 let m = self.host(&ea, false);
                 self.a.load_sized(size, RAX, m);
                 self.linear_target(slow);
-                poll(&mut self.a, slow);
                 let released = size as i32 + if i.op_count() == 0 { 0 } else { i.immediate16() as i32 };
                 self.set_stack(STACK, released);
                 self.a.rm(false, &[0xc7], 0, field!(returned));
@@ -198,7 +198,6 @@ impl Compiler<'_> {
     /// A call that has pushed the address of `next`, which is in RAX, goes on `delta` bytes from the page.
     fn call_edge(&mut self, delta: i32, next: i32) {
         self.foresee_return(next);
-        self.poll_if_back(delta);
         if !self.on_page(delta) {
             self.far_edge(delta, true);
         } else if delta as u32 == self.offset {
@@ -211,19 +210,23 @@ impl Compiler<'_> {
         }
     }
 
+    /// Where there is no room for another return that is foreseen, goes to `slow`, which looks if anything is pending: calls
+    /// don't, nor do returns that were foreseen, and of these only so many are without a jump back in between.
+    fn require_room(&mut self, slow: Label) {
+        let from = self.a.label();
+        // cmp rsp, [returns_limit]
+        self.a.rm(true, &[0x3b], RSP, field!(returns_limit));
+        self.a.jump_if(BELOW, from);
+        self.tails.push(Tail::NoRoom { from, slow });
+    }
+
     /// A return is to be expected to `next`, whose instruction pointer is in RAX. A host's call follows.
     fn foresee_return(&mut self, next: i32) {
         if self.bound.is_some() {
             self.at_page(next);
         }
-        let from = self.a.label();
-        // cmp rsp, [returns_limit]
-        self.a.rm(true, &[0x3b], RSP, field!(returns_limit));
-        self.a.jump_if(BELOW, from);
-        let back = self.a.bound();
         // push rax
         self.a.bytes(&[0x50]);
-        self.tails.push(Tail::NoRoom { from, back });
     }
 
     /// Where a return arrives, RAX being the linear address that it goes to: on to `next` if it is that.
@@ -247,7 +250,7 @@ impl Compiler<'_> {
             return self.far_edge(delta, false);
         }
         if delta as u32 == self.offset {
-            self.a.jump(self.linked);
+            self.a.jump(self.back_to_first());
         } else {
             let from = self.a.label();
             self.a.align_behind(1);

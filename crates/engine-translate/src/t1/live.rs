@@ -15,10 +15,12 @@ use super::asm::{ABOVE_OR_EQUAL, Asm, BELOW, EQUAL, Mem, NOT_EQUAL, R14, R15, RA
 use super::compile::{Compiler, Tail};
 use super::flags::Flags;
 use super::runtime::field;
+use super::vector::kind;
 use crate::cpu::Cpu;
 use crate::vector::VectorState;
 use crate::vector::host_features;
 use crate::vector::state::{FDP, FIP, FOP, MXCSR, XMM0, XSTATE_BV, YMM_HIGH};
+use iced_x86::Instruction;
 use std::mem::offset_of;
 
 #[cfg(doc)]
@@ -67,7 +69,8 @@ impl Compiler<'_> {
             self.flags = Flags::Saved;
             self.live.vectors = need;
             let resume = self.a.bound();
-            self.tails.push(Tail::Begin { from, resume, op: k, need: Live { vectors: need, fpu: false } });
+            let need = Live { vectors: need, fpu: false };
+            self.tails.push(Tail::Begin { from, resume, ops: (self.current, k), need });
         }
     }
     /// The same for x87's registers.
@@ -80,8 +83,37 @@ impl Compiler<'_> {
             self.a.jump_if(EQUAL, from);
             self.flags = Flags::Saved;
             let resume = self.a.bound();
-            self.tails.push(Tail::Begin { from, resume, op: k, need: Live { vectors: 0, fpu: true } });
+            let need = Live { vectors: 0, fpu: true };
+            self.tails.push(Tail::Begin { from, resume, ops: (self.current, k), need });
         }
+    }
+
+    /// Where the blocks lead back to the first and that has to do with vector or x87 registers: makes sure of these once, and
+    /// jumps back go behind that.
+    pub fn prepare_loop(&mut self, instructions: &[Instruction]) {
+        // What T0 does, one after the other, where the registers can't be loaded.
+        const EARLY: usize = 8;
+        let leads_back = |i: &Instruction| {
+            (i.is_jcc_short_or_near() || i.is_jmp_short_or_near())
+                && self.delta(i).is_some_and(|delta| delta as u32 == self.offset)
+        };
+        let first = self.first_block();
+        let needs: Vec<_> = instructions[..first].iter().map(kind).collect();
+        let Some(k) = needs.iter().position(Option::is_some).filter(|k| *k < EARLY) else { return };
+        if !instructions.iter().any(leads_back) {
+            return;
+        }
+        let needs = || needs.iter().flatten();
+        if needs().any(|need| need.fpu) {
+            self.need_fpu(k);
+        }
+        self.need_vectors(k, needs().map(|need| need.vectors).max().unwrap_or(0));
+        (self.looped, self.loop_live) = (self.a.bound(), self.live);
+    }
+    /// Where a jump back to the first block goes.
+    pub fn back_to_first(&self) -> super::asm::Label {
+        let ready = self.live.vectors >= self.loop_live.vectors && (self.live.fpu || !self.loop_live.fpu);
+        if ready { self.looped } else { self.linked }
     }
 
     /// Loads what is to be there, or goes to `refused`.

@@ -119,7 +119,8 @@ fn save_live(a: &mut Asm, save: u64, flag: Mem) {
 
 /// Goes to `leave` where something is pending. Clobbers R14 and flags.
 ///
-/// Every cycle of blocks has one of these in it: they are where control goes back, and where it goes to computed addresses.
+/// Every cycle of blocks has one of these in it: they are where a jump goes back or to a computed address, where a return comes
+/// to another place than was foreseen, and where too many returns are foreseen.
 pub fn poll(a: &mut Asm, leave: super::asm::Label) {
     a.load(R14, field!(pending));
     // cmp dword [r14], 0
@@ -237,6 +238,7 @@ fn shared_code() -> (Box<[u8]>, SharedCode) {
     let (miss, return_miss) = (a.label(), a.label());
     s.lookup_return = a.here() as u64;
     a.bind(lookup_return);
+    poll(&mut a, return_miss);
     probe_jump(&mut a, return_miss);
     a.rm(false, &[0xff], 4, Mem::at(R14, JUMP_CODE));
     a.bind(return_miss);

@@ -20,8 +20,8 @@ const STATUS: u32 =
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     /// As in [`super::live`], or 0.
-    vectors: u8,
-    fpu: bool,
+    pub vectors: u8,
+    pub fpu: bool,
 }
 
 /// `None` for instructions that are none of these.
