@@ -107,7 +107,8 @@ impl Lockstep {
         follower.t1.threshold = u32::MAX;
         follower.in_step = Step::Chain;
         follower.journal = Some(Box::default());
-        (cpu.t1.threshold, cpu.t1.counting) = (0, true);
+        // Twice in T0, so that it is known where blocks go on to, and they are translated together.
+        (cpu.t1.threshold, cpu.t1.counting) = (2, true);
         cpu.t1.exact_flags = true;
         cpu.in_step = Step::Alone;
         cpu.journal = Some(Box::default());

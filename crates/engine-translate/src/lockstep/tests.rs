@@ -2,7 +2,7 @@
 
 use super::pages::Pages;
 use super::*;
-use crate::cpu::{RAX, RCX, RDI, RDX, RIP, RSI};
+use crate::cpu::{RAX, RBX, RCX, RDI, RDX, RIP, RSI};
 use crate::testing::{CODE, DATA, MEMORY, STACK, cpu64, peek, poke};
 use address::GuestPhys;
 use iced_x86::Code;
@@ -25,6 +25,7 @@ fn leader(code: &[u8]) -> Cpu {
     // An endless loop behind it, so that nothing runs into what follows.
     let mut cpu = cpu64(&[code, &[0xeb, 0xfe]].concat());
     Lockstep::lead(&mut cpu).unwrap();
+    cpu.t1.threshold = 0;
     cpu
 }
 
@@ -67,6 +68,29 @@ fn program_without_differences_is_compared_whole() {
     let follower = &cpu.lockstep.as_ref().unwrap().follower;
     assert_eq!(follower.regs, cpu.regs);
     assert_eq!(peek(follower, DATA, 0x2000), peek(&cpu, DATA, 0x2000));
+}
+
+/// Twenty times: inc rax; test al, 3; jne 2f; add rbx, rax; 2: mov [rsi], rbx; loop.
+const BRANCHES: [u8; 17] =
+    [0x48, 0xff, 0xc0, 0xa8, 0x03, 0x75, 0x03, 0x48, 0x01, 0xc3, 0x48, 0x89, 0x1e, 0xff, 0xc9, 0x75, 0xef];
+
+#[test]
+fn blocks_that_are_translated_together_are_compared() {
+    for spoiled in [false, true] {
+        SPOILED.set(spoiled.then_some((Code::Mov_rm64_r64, Code::Add_rm64_r64)));
+        let mut cpu = leader(&BRANCHES);
+        cpu.t1.threshold = 2;
+        (cpu.regs[RSI], cpu.regs[RCX]) = (DATA, 20);
+        let ran = run(&mut cpu, &BRANCHES);
+        if spoiled {
+            let why = ran.unwrap_err();
+            assert!(why.contains("memory: 0x10000: T1 "), "{why}");
+            continue;
+        }
+        ran.unwrap();
+        assert_eq!((cpu.regs[RAX], cpu.regs[RBX]), (20, 4 + 8 + 12 + 16 + 20));
+        assert!(counts(&cpu).compared > 50, "{}", counts(&cpu).compared);
+    }
 }
 
 #[test]

@@ -50,6 +50,8 @@ mod tests;
 #[cfg(test)]
 mod tests_events;
 #[cfg(test)]
+mod tests_far;
+#[cfg(test)]
 mod tests_foreign;
 #[cfg(test)]
 mod tests_legacy;
