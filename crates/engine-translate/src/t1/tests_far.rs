@@ -71,19 +71,27 @@ fn code_on_another_page_is_not_found_once_it_has_changed() {
 }
 
 #[test]
-fn function_that_changes_its_caller_or_another_page_is_seen_at_once() {
-    // Code on a third page stores what the function gives, then calls it: mov [rip + x], ecx; call; add rbx, rax; dec ecx; jne.
+fn store_to_another_page_is_seen_by_the_next_call_of_it() {
+    // On a third page: dec ecx; test cl, 63; jne 13; mov [FUNCTION + 1], ecx; 13: call; add rbx, rax; test ecx, ecx; jne 0.
     let third = CODE + 0x3000;
-    let mut code = vec![0x89, 0x0d];
-    code.extend(((FUNCTION + 1).wrapping_sub(third + 6) as u32).to_le_bytes());
-    code.push(0xe8);
-    code.extend((FUNCTION.wrapping_sub(third + 11) as u32).to_le_bytes());
-    code.extend([0x48, 0x01, 0xc3, 0xff, 0xc9, 0x75, 0xee, 0xeb, 0xfe]);
+    let to = |at: u64, end: u64| (at.wrapping_sub(third + end) as u32).to_le_bytes();
+    let code = [
+        &[0xff, 0xc9, 0xf6, 0xc1, 0x3f, 0x75, 0x06, 0x89, 0x0d][..],
+        &to(FUNCTION + 1, 13),
+        &[0xe8],
+        &to(FUNCTION, 18),
+        &[0x48, 0x01, 0xc3, 0x85, 0xc9, 0x75, 0xe7, 0xeb, 0xfe],
+    ];
     let mut cpu = caller();
-    poke(&cpu, third, &code);
-    (cpu.regs[RIP], cpu.regs[RBX], cpu.regs[RCX]) = (third, 0, 200);
-    run_to(&mut cpu, third + 18);
-    assert_eq!(cpu.regs[RBX], 200 * 201 / 2);
+    poke(&cpu, third, &code.concat());
+    (cpu.regs[RIP], cpu.regs[RBX], cpu.regs[RCX]) = (third, 0, 1000);
+    run_to(&mut cpu, third + 25);
+    let mut value = 1;
+    let expected = (0..1000).rev().map(|n| {
+        value = if n % 64 == 0 { n } else { value };
+        value
+    });
+    assert_eq!(cpu.regs[RBX], expected.sum::<u64>());
 }
 
 #[test]
