@@ -232,7 +232,7 @@ impl Shared {
     pub(crate) fn new_code_token(&self) -> u32 {
         const LAST: u32 = i32::MAX as u32 - 4096;
         let next = |last: u32| (last < LAST).then(|| last + 1 + (last & 0xfff == 0xfff) as u32);
-        self.code_tokens.try_update(SeqCst, SeqCst, next).map_or(0, |last| next(last).unwrap_or(0))
+        self.code_tokens.fetch_update(SeqCst, SeqCst, next).map_or(0, |last| next(last).unwrap_or(0))
     }
     /// Has running vCPUs reminded of their timers. Errors: the host gives no thread.
     pub fn start_clock(&self) -> io::Result<()> {

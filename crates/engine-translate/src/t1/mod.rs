@@ -48,6 +48,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_changes;
+#[cfg(test)]
 mod tests_events;
 #[cfg(test)]
 mod tests_far;
