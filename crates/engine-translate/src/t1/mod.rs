@@ -2,7 +2,7 @@
 //!
 //! - [`asm`], [`runtime`]: the assembler, and the code that blocks share (entering, leaving, calling T0); the memory of all
 //!   code is in [`crate::cache`]
-//! - [`compile`]: a block, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
+//! - [`compile`]: a trace, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
 //!   replaced; [`access`]: the inline look at the soft TLB, [`groups`]: one look for several accesses; [`control`]: ends of
 //!   blocks; [`special`]: implicit operands; [`system`]: system instructions
 //! - [`segments`]: what 16- and 32-bit code needs; [`high_bytes`]: AH, CH, DH, BH; [`count`]: LOOP and JCXZ
@@ -17,8 +17,9 @@
 //! instructions have one implementation only. Between blocks the status flags are in [`Cpu::status`], where they matter.
 //!
 //! Code does not depend on the linear address it runs at: a block knows its place in its page, and [`T1::page_rip`] says
-//! where the page is. Blocks of one page jump to each other directly; what leaves the page goes through a cache by
-//! linear address, which checks the address mapping, and the entry of the block, which checks the page's generation.
+//! where the page is. Blocks of one page jump to each other directly, and to other pages' behind a comparison of what the soft
+//! TLB says of the code there; computed jumps go through a cache by linear address ([`jumps`]) and the entry of the block,
+//! which checks the page's generation. [`trace`] says which blocks are translated together.
 
 mod access;
 mod ahead;
