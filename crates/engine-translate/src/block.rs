@@ -372,10 +372,7 @@ impl Cpu {
         let memory = self.shared.memory.clone();
         let first_len = (PAGE_SIZE - physical.page_offset()) as usize;
         let generation = |at: GuestPhys| {
-            memory.region_at(at).map(|r| {
-                let page = r.page(((at.0 - r.base().0) / PAGE_SIZE) as usize);
-                (Generation(page.generation()), page.settled_generation())
-            })
+            memory.page_at(at).map(|page| (Generation(page.generation()), page.settled_generation()))
         };
         let mut generations = [generation(physical), None];
         let mut pages = [physical.page_number(); 2];
@@ -452,9 +449,7 @@ impl Cpu {
             len = ops[0].len as u32;
         }
         // After the generation was read: it is right for as long as that is.
-        let page =
-            memory.region_at(physical).map(|r| r.page(((physical.0 - r.base().0) / PAGE_SIZE) as usize));
-        let token = page.map_or(0, |p| p.token(|| self.shared.new_code_token()));
+        let token = memory.page_at(physical).map_or(0, |page| page.token(|| self.shared.new_code_token()));
         Ok(Decoded { ops, len, generations, pages, token })
     }
 }

@@ -367,9 +367,7 @@ impl Cpu {
 
     /// The granules of a page that are announced as code, and that nobody writes to unnoticed.
     pub(crate) fn announced(&self, page: u64) -> u64 {
-        let base = GuestPhys(page << 12);
-        let region = self.shared.memory.region_at(base);
-        let code = region.map_or(0, |r| r.page(((base.0 - r.base().0) / PAGE_SIZE) as usize).code());
+        let code = self.shared.memory.page_at(GuestPhys(page << 12)).map_or(0, |page| page.code());
         // While somebody announces, others may still be writing.
         if self.shared.announcing.load(SeqCst) == 0 { code } else { 0 }
     }

@@ -162,6 +162,12 @@ impl GuestMemory {
         self.regions.get(i.checked_sub(1)?).filter(|r| r.contains(address))
     }
 
+    /// Tracking state of the page that holds `address`.
+    pub fn page_at(&self, address: GuestPhys) -> Option<&PageState> {
+        let region = self.region_at(address)?;
+        Some(region.page(((address.0 - region.base().0) / PAGE_SIZE) as usize))
+    }
+
     /// The host address of `len` bytes that all lie in one region, for reading.
     /// It stays valid while `self` lives; the guest may change what is there at any time.
     pub fn host_range(&self, address: GuestPhys, len: u64) -> Result<NonNull<u8>> {

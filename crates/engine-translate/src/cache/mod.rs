@@ -254,67 +254,55 @@ impl CodeCache {
     /// Leads a jump to a block's code: `tail` is where the jump led so far, with the distance to the jump's displacement in
     /// the four bytes before. Nothing happens where that can't be done now.
     pub(crate) fn link(&self, tail: u64, target: u64) {
-        let Ok(mut w) = self.writer.try_lock() else { return };
-        let Writer { arena: Some(arena), segments, .. } = &mut *w else { return };
-        let live = |offset: usize| segments.iter().position(|s| s.state == State::Live && s.holds(offset));
-        let (Some(tail), Some(target)) = (arena.offset(tail), arena.offset(target)) else { return };
-        let (Some(from), Some(to)) = (live(tail), live(target)) else { return };
-        let site = tail.checked_sub(4).and_then(|at| Some(tail as i64 + arena.read_i32(at)? as i64));
-        let Some(site) = site.and_then(|s| usize::try_from(s).ok()) else { return };
-        if !site.is_multiple_of(4) || live(site) != Some(from) {
-            return;
-        }
-        let distance = |to: usize| (to as i64 - site as i64 - 4) as u32;
-        let before = distance(tail);
-        // Somebody else may have done it.
-        if arena.word(site).load(Relaxed) != before {
-            return;
-        }
-        if from != to {
-            let number = segments[from].number;
-            segments[to].links.push(Link { site, before, from, number });
-        }
-        arena.word(site).store(distance(target), Release);
+        self.lead(tail, target, None);
     }
 
-    /// Leads a jump to a block on another page to the block's code, which is known by `key` there. `tail` is where the jump led
-    /// so far; in the words before are the distances from their ends to the jump's displacement, to what `key` is compared
-    /// with, to where it goes if that is another, and to the displacement of the jump that goes there.
+    /// The same for a jump to a block on another page, whose code is known by `key` there. In the words before that one are the
+    /// distances to what `key` is compared with, to where it goes if that is another, and to the displacement of the jump
+    /// that goes there; each from its end.
     pub(crate) fn link_far(&self, tail: u64, target: u64, key: i32) {
-        let Ok(mut w) = self.writer.try_lock() else { return };
-        let Writer { arena: Some(arena), segments, .. } = &mut *w else { return };
+        self.lead(tail, target, Some(key));
+    }
+
+    /// `None` where it can't be done now.
+    fn lead(&self, tail: u64, target: u64, key: Option<i32>) -> Option<()> {
+        let mut w = self.writer.try_lock().ok()?;
+        let Writer { arena: Some(arena), segments, .. } = &mut *w else { return None };
         let live = |offset: usize| segments.iter().position(|s| s.state == State::Live && s.holds(offset));
-        let (Some(tail), Some(target)) = (arena.offset(tail), arena.offset(target)) else { return };
-        let (Some(from), Some(to)) = (live(tail), live(target)) else { return };
+        let (tail, target) = (arena.offset(tail)?, arena.offset(target)?);
+        let (from, to) = (live(tail)?, live(target)?);
         let place = |n: usize| {
             let at = tail.checked_sub(4 * n)?;
-            usize::try_from((at + 4) as i64 + arena.read_i32(at)? as i64)
-                .ok()
-                .filter(|p| live(*p) == Some(from))
+            let place = usize::try_from((at + 4) as i64 + arena.read_i32(at)? as i64).ok()?;
+            (live(place) == Some(from)).then_some(place)
         };
-        let (Some(site), Some(known), Some(other), Some(otherwise)) =
-            (place(1), place(2), place(3), place(4))
-        else {
-            return;
-        };
-        if [site, known, otherwise].iter().any(|p| !p.is_multiple_of(4)) {
-            return;
-        }
-        let distance = |from: usize, to: usize| (to as i64 - from as i64 - 4) as u32;
+        let word = |n: usize| place(n).filter(|place| place.is_multiple_of(4));
+        let distance = |site: usize, to: usize| (to as i64 - site as i64 - 4) as u32;
+        let site = word(1)?;
         let before = distance(site, tail);
-        let compared = arena.word(known).load(Relaxed) as i32;
-        // Somebody else may have done it. And what it is compared with never changes again: who executes this meanwhile may see
-        // any of these words as it was.
-        if arena.word(site).load(Relaxed) != before || compared != UNLINKED && compared != key {
-            return;
+        // Somebody else may have done it.
+        if arena.word(site).load(Relaxed) != before {
+            return None;
         }
+        let far = match key {
+            None => None,
+            Some(key) => {
+                let (known, other, otherwise) = (word(2)?, place(3)?, word(4)?);
+                // What it is compared with never changes again: who executes this meanwhile may see any of these words as it was.
+                let compared = arena.word(known).load(Relaxed) as i32;
+                if compared != UNLINKED && compared != key {
+                    return None;
+                }
+                Some([(known, key as u32), (otherwise, distance(otherwise, other))])
+            }
+        };
         if from != to {
             let number = segments[from].number;
             segments[to].links.push(Link { site, before, from, number });
         }
         arena.word(site).store(distance(site, target), Release);
-        arena.word(known).store(key as u32, Release);
-        arena.word(otherwise).store(distance(otherwise, other), Release);
+        far.into_iter().flatten().for_each(|(place, value)| arena.word(place).store(value, Release));
+        Some(())
     }
 
     /// The code that all blocks share; zeros before anything was translated.

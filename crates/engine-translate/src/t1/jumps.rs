@@ -43,7 +43,7 @@ const fn invalid(index: usize) -> u64 {
 
 #[derive(Default)]
 struct Cache {
-    /// What its entries are good for; none at first, as 0 is no guard.
+    /// What its entries are good for; there are none at first.
     guard: u64,
     /// Which entries are in use.
     used: Vec<u32>,
