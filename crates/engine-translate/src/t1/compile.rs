@@ -475,6 +475,20 @@ impl Compiler<'_> {
         self.a.jump_if(NOT_EQUAL, self.stale);
     }
 
+    /// Where a jump goes that is to be led to its target: R14 becomes this place.
+    fn bind_unled(&mut self, from: Label) {
+        self.a.bind(from);
+        // lea r14, [rip - its own length]
+        self.a.bytes(&[0x4c, 0x8d, 0x35]);
+        self.a.bytes(&(-7i32).to_le_bytes());
+    }
+    /// Leaves from there for the linear address in RAX; `token` as in [`super::T1::link_token`].
+    fn leave_to_link(&mut self, token: u32) {
+        self.a.rm(false, &[0xc7], 0, field!(link_token));
+        self.a.bytes(&token.to_le_bytes());
+        self.far_jump(self.shared.leave_to_link);
+    }
+
     fn finish_tails(&mut self) {
         // The tails of what goes to another page have tails of their own.
         while !self.tails.is_empty() {
@@ -524,15 +538,10 @@ impl Compiler<'_> {
                 Tail::Link { from, site, delta, unsaved } => {
                     // What `CodeCache::link` wants to find here.
                     self.a.distance(site);
-                    self.a.bind(from);
-                    // lea r14, [rip - its own length]: this place
-                    self.a.bytes(&[0x4c, 0x8d, 0x35]);
-                    self.a.bytes(&(-7i32).to_le_bytes());
+                    self.bind_unled(from);
                     self.save_unsaved(unsaved);
                     self.at_page(delta);
-                    self.a.rm(false, &[0xc7], 0, field!(link_token));
-                    self.a.bytes(&self.token.to_le_bytes());
-                    self.far_jump(self.shared.leave_to_link);
+                    self.leave_to_link(self.token);
                 }
                 Tail::Far { miss, from, key, site, back } => {
                     self.a.bind(miss);
@@ -549,12 +558,8 @@ impl Compiler<'_> {
                     self.tails.push(Tail::Unknown { from: unknown });
                     // What `CodeCache::link_far` wants to find here.
                     [otherwise, other, key, site].into_iter().for_each(|to| self.a.distance(to));
-                    self.a.bind(from);
-                    self.a.bytes(&[0x4c, 0x8d, 0x35]);
-                    self.a.bytes(&(-7i32).to_le_bytes());
-                    self.a.rm(false, &[0xc7], 0, field!(link_token));
-                    self.a.bytes(&FAR.to_le_bytes());
-                    self.far_jump(self.shared.leave_to_link);
+                    self.bind_unled(from);
+                    self.leave_to_link(FAR);
                 }
                 Tail::Away { from, delta, flags } => {
                     self.a.bind(from);

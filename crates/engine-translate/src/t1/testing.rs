@@ -1,8 +1,8 @@
 //! What the tests of translated code share: programs, and both tiers beside each other.
 
-use crate::cpu::{Cpu, RIP};
+use crate::cpu::{Cpu, RAX, RIP};
 use crate::fault::Fault;
-use crate::testing::{CODE, DATA, STACK, cpu64, peek};
+use crate::testing::{CODE, DATA, STACK, cpu64, peek, poke};
 
 /// Assembles a program between two labels, of 64-bit code unless another size comes first; its bytes.
 macro_rules! program {
@@ -50,6 +50,16 @@ pub fn run_to(cpu: &mut Cpu, end: u64) {
         assert_eq!(cpu.run_block(), None);
     }
     panic!("RIP never became {end:#x}; it is {:#x}", cpu.regs[RIP]);
+}
+
+/// Code that stores 7 into the operand of an instruction behind, mov al, 1, whose last byte is at CODE + 8, and ends at CODE + 11.
+pub fn store_takes_effect(mut cpu: Cpu) {
+    for _ in 0..3 {
+        cpu.regs[RIP] = CODE;
+        run_to(&mut cpu, CODE + 11);
+        assert_eq!(cpu.regs[RAX], 7);
+        poke(&cpu, CODE + 8, &[1]);
+    }
 }
 
 /// Runs a program in both tiers, to its end, and compares everything there is.

@@ -1,6 +1,6 @@
 //! What happens while translated code runs: events, and changes of the code, of what it is mapped to, of mappings.
 
-use super::testing::{program, run_to};
+use super::testing::{program, run_to, store_takes_effect};
 use super::tests::translating;
 use crate::cpu::{RAX, RBX, RCX, RDI, RDX, RIP, RSI, RSP};
 use crate::run::Done;
@@ -86,13 +86,7 @@ fn endless_loop_ends_soon_after_something_is_posted() {
 #[test]
 fn store_to_the_running_block_takes_effect() {
     // mov byte [rip+1], 7; mov al, 1; jmp +0
-    let mut cpu = translating(&[0xc6, 0x05, 1, 0, 0, 0, 7, 0xb0, 1, 0xeb, 0]);
-    for _ in 0..3 {
-        cpu.regs[RIP] = CODE;
-        run_to(&mut cpu, CODE + 11);
-        assert_eq!(cpu.regs[RAX], 7);
-        poke(&cpu, CODE + 8, &[1]);
-    }
+    store_takes_effect(translating(&[0xc6, 0x05, 1, 0, 0, 0, 7, 0xb0, 1, 0xeb, 0]));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! 32- and 16-bit programs in translated code, beside the interpreter.
 
-use super::testing::{self, fault, program, run_to, translating};
+use super::testing::{self, fault, program, store_takes_effect, translating};
 use crate::cpu::{CS, Cpu, DS, ES, FS, GS, RAX, RBP, RBX, RCX, RDI, RDX, RIP, RSI, RSP, SS};
 use crate::fault::Fault;
 use crate::testing::{CODE, DATA, STACK, cpu16, cpu32, cpu64, peek, poke};
@@ -317,13 +317,7 @@ fn new_base_of_a_segment_is_seen_by_code_translated_before() {
 #[test]
 fn store_to_running_32_bit_code_takes_effect() {
     // mov byte [CODE + 8], 7; mov al, 1; jmp +0
-    let mut cpu = translating(cpu32, &[0xc6, 0x05, 8, 0x10, 0, 0, 7, 0xb0, 1, 0xeb, 0]);
-    for _ in 0..3 {
-        cpu.regs[RIP] = CODE;
-        run_to(&mut cpu, CODE + 11);
-        assert_eq!(cpu.regs[RAX], 7);
-        poke(&cpu, CODE + 8, &[1]);
-    }
+    store_takes_effect(translating(cpu32, &[0xc6, 0x05, 8, 0x10, 0, 0, 7, 0xb0, 1, 0xeb, 0]));
 }
 
 #[test]
