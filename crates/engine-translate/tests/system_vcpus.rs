@@ -56,7 +56,9 @@ impl Board {
 fn vm(vcpus: u32) -> (Arc<dyn Vm>, Arc<GuestMemory>) {
     let config = RegionConfig { base: GuestPhys(0), len: 1 << 20, kind: Kind::Ram };
     let memory = Arc::new(GuestMemory::new(&[config]).unwrap());
-    let vm = Translate::new().create_vm(VmConfig { arch: Arch::X86, vcpus, memory: memory.clone() }).unwrap();
+    let vm = Translate::new()
+        .create_vm(VmConfig { arch: Arch::X86, vcpus, memory: memory.clone(), gic: None })
+        .unwrap();
     (vm, memory)
 }
 
@@ -283,10 +285,14 @@ fn vcpus_and_lines_out_of_range_are_refused_with_a_sentence() {
     assert!(vm.take_dirty_log(1).is_err());
     for vcpus in [0, 256] {
         assert!(
-            Translate::new().create_vm(VmConfig { arch: Arch::X86, vcpus, memory: memory.clone() }).is_err()
+            Translate::new()
+                .create_vm(VmConfig { arch: Arch::X86, vcpus, memory: memory.clone(), gic: None })
+                .is_err()
         );
     }
-    assert!(Translate::new().create_vm(VmConfig { arch: Arch::Aarch64, vcpus: 1, memory }).is_err());
+    assert!(
+        Translate::new().create_vm(VmConfig { arch: Arch::Aarch64, vcpus: 1, memory, gic: None }).is_err()
+    );
 }
 
 #[test]

@@ -358,7 +358,7 @@ mod tests {
         let ram = RegionConfig { base: GuestPhys(0), len: 4096, kind: Kind::Ram };
         let memory = Arc::new(GuestMemory::new(&[ram]).unwrap());
         let engine = FakeEngine::new(script);
-        let vm = engine.create_vm(VmConfig { arch: Arch::X86, vcpus: 1, memory }).unwrap();
+        let vm = engine.create_vm(VmConfig { arch: Arch::X86, vcpus: 1, memory, gic: None }).unwrap();
         let vcpu = vm.create_vcpu(0).unwrap();
         (vm, vcpu)
     }

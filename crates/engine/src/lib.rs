@@ -20,7 +20,7 @@ pub use error::Error;
 pub use exit::Exit;
 pub use state::VcpuState;
 pub use vcpu::{Kick, Vcpu};
-pub use vm::{Arch, Engine, Msi, Probe, Vm, VmConfig};
+pub use vm::{Arch, Engine, Gic, GicVersion, Msi, Probe, Vm, VmConfig};
 
 /// Result of an engine's operations.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,6 +1,7 @@
 //! A virtual machine as the engine sees it: memory, processors, interrupt lines.
 
 use crate::{Result, Vcpu};
+use address::GuestPhys;
 use memory::GuestMemory;
 use std::sync::Arc;
 
@@ -19,6 +20,25 @@ pub struct VmConfig {
     pub vcpus: u32,
     /// All the guest's memory. It doesn't change while the VM lives; what it doesn't cover goes to the [`crate::Bus`].
     pub memory: Arc<GuestMemory>,
+    /// ARM: where the board has its interrupt controller. `None` for x86.
+    pub gic: Option<Gic>,
+}
+
+/// ARM's Generic Interrupt Controller, as a board wants it. SPIs are INTIDs from 32 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gic {
+    pub version: GicVersion,
+    /// The distributor, 64 KiB.
+    pub distributor: GuestPhys,
+    /// GICv2: the CPU interface, 64 KiB of which the first 8 are in use. GICv3: the first redistributor, 128 KiB a vCPU.
+    pub interface: GuestPhys,
+}
+
+/// Versions of the GIC's architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GicVersion {
+    V2,
+    V3,
 }
 
 /// Whether an engine works on this host.
@@ -35,6 +55,10 @@ pub trait Engine: Send + Sync {
     /// `translate`, `kvm`, `native`.
     fn name(&self) -> &'static str;
     fn probe(&self) -> Probe;
+    /// ARM: the GIC that guests can have.
+    fn gic(&self) -> Option<GicVersion> {
+        None
+    }
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>>;
 }
 
@@ -52,7 +76,7 @@ pub trait Vm: Send + Sync {
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>>;
     /// Delivers a message-signalled interrupt. The I/O APIC's messages come this way too.
     fn signal_msi(&self, msi: Msi) -> Result<()>;
-    /// x86: the level of the 8259s' INTR output, wired to the boot processor's LINT0. ARM: interrupt line `line` of the GIC.
+    /// x86: the level of the 8259s' INTR output, wired to the boot processor's LINT0. ARM: the SPI with INTID `line`, 32 to 1019.
     fn set_line(&self, line: u32, level: bool) -> Result<()>;
     /// Starts or stops logging which pages the guest writes.
     fn set_dirty_logging(&self, on: bool) -> Result<()>;

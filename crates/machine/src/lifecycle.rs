@@ -431,7 +431,7 @@ mod tests {
         let engine = FakeEngine::new(vec![spin_until(|_| false)]);
         let ram = RegionConfig { base: GuestPhys(0), len: 4096, kind: Kind::Ram };
         let memory = Arc::new(GuestMemory::new(&[ram]).unwrap());
-        let vm = engine.create_vm(VmConfig { arch: Arch::X86, vcpus: 1, memory }).unwrap();
+        let vm = engine.create_vm(VmConfig { arch: Arch::X86, vcpus: 1, memory, gic: None }).unwrap();
         let vcpus = vec![vm.create_vcpu(0).unwrap()];
         let control = Control::default();
         let (long, short) = (Duration::from_secs(20), Duration::from_millis(20));

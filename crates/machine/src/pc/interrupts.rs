@@ -238,7 +238,7 @@ mod tests {
     fn board() -> (Arc<Interrupts>, Arc<FakeVm>) {
         let memory = Arc::new(MemoryMap::new(1 << 20).unwrap().allocate().unwrap());
         let engine = FakeEngine::default();
-        let vm = engine.create_vm(VmConfig { arch: Arch::X86, vcpus: 1, memory }).unwrap();
+        let vm = engine.create_vm(VmConfig { arch: Arch::X86, vcpus: 1, memory, gic: None }).unwrap();
         let i = Interrupts::new(vm, 1);
         i.reset(1 << 10);
         (i, engine.vm().unwrap())

@@ -45,6 +45,7 @@ impl Pc {
             arch: Arch::X86,
             vcpus: config.vcpus,
             memory: Arc::clone(&memory),
+            gic: None,
         })?;
         let vcpus = (0..config.vcpus).map(|id| vm.create_vcpu(id)).collect::<engine::Result<Vec<_>>>()?;
         let control = Arc::new(Control::default());
