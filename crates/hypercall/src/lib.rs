@@ -63,7 +63,7 @@ numbers! {
         /// a0: handle; a1: vCPU. Runs it on the calling CPU until there is something for the caller to do: see
         /// [`CallPage::exit`]. The answer to the exit before, if it was one of those that want one, is in [`Exit::data`].
         Run = 7,
-        /// a0: handle; a1: INTID, 32 to 1019; a2: its level, 0 or 1.
+        /// a0: handle; a1: INTID, 32 to 1019; a2: its level, 0 or 1. r0: as [`Exit::data`] of [`Reason::Wake`].
         SetLine = 8,
     }
 }
@@ -115,6 +115,9 @@ numbers! {
         Failed = 5,
         /// WFE in a guest that waits for another vCPU. Run again, after others.
         Yield = 6,
+        /// The guest made something pending for vCPUs that don't run: those whose bit is set in [`Exit::data`], which wait for an interrupt
+        /// after a [`Reason::Halt`]. Have them run, and run this one again.
+        Wake = 7,
     }
 }
 
