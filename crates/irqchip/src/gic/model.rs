@@ -124,57 +124,57 @@ fn run(gic: &mut Gic, model: &mut Model, vcpu: usize, room: usize, steps: [bool;
     }
 }
 
-fn apply(gic: &mut Gic, model: &mut Model, op: Op) {
+/// Does it to both, and returns who is kicked.
+fn apply(gic: &mut Gic, model: &mut Model, op: Op) -> Vcpus {
     let bit = |n: usize| ((n / 32 * 4) as u64, 1u64 << (n % 32));
     match op {
-        Op::Line(_, n, _) if n < 16 => {}
+        Op::Line(_, n, _) if n < 16 => 0,
         Op::Line(v, n, level) => {
             let irq = model.irq(v, n);
             irq.latch |= irq.edge && level && !irq.line;
             irq.line = level;
-            if n < 32 {
-                gic.set_ppi(v, n as u32, level)
-            } else {
-                gic.set_line(n as u32, level)
-            };
+            if n < 32 { gic.set_ppi(v, n as u32, level) } else { gic.set_line(n as u32, level) }
         }
         Op::Enable(v, n, enabled) => {
             model.irq(v, n).enabled = enabled;
-            gic.write(v, D, if enabled { 0x100 } else { 0x180 } + bit(n).0, 4, bit(n).1);
+            gic.write(v, D, if enabled { 0x100 } else { 0x180 } + bit(n).0, 4, bit(n).1)
         }
         Op::SetPending(v, n) => {
             model.irq(v, n).latch = true;
             match n {
                 0..16 => gic.write(1 - v, D, 0xf00, 4, 1 << (16 + v) | n as u64),
                 _ => gic.write(v, D, 0x200 + bit(n).0, 4, bit(n).1),
-            };
+            }
         }
         Op::ClearPending(v, n) => {
             model.irq(v, n).latch = false;
             match n {
                 0..16 => gic.write(v, D, 0xf10 + n as u64, 1, 0xff),
                 _ => gic.write(v, D, 0x280 + bit(n).0, 4, bit(n).1),
-            };
+            }
         }
-        Op::Edge(_, n, _) if n < 16 => {}
+        Op::Edge(_, n, _) if n < 16 => 0,
         Op::Edge(v, n, edge) => {
             model.irq(v, n).edge = edge;
             let at = 0xc00 + (n / 16 * 4) as u64;
             let old = gic.read(v, D, at, 4).0 & !(2 << (n % 16 * 2));
-            gic.write(v, D, at, 4, old | (edge as u64) << (n % 16 * 2 + 1));
+            gic.write(v, D, at, 4, old | (edge as u64) << (n % 16 * 2 + 1))
         }
         // The guest is not to change the priority of what is active: what it is at, the hardware remembers.
-        Op::Priority(v, n, _) if model.get(v, n).active => {}
+        Op::Priority(v, n, _) if model.get(v, n).active => 0,
         Op::Priority(v, n, priority) => {
             model.irq(v, n).priority = priority & 0xf8;
-            gic.write(v, D, 0x400 + n as u64, 1, priority as u64);
+            gic.write(v, D, 0x400 + n as u64, 1, priority as u64)
         }
         Op::Target(n, v) if n >= 32 => {
             model.irq(0, n).target = v;
-            gic.write(0, D, 0x800 + n as u64, 1, 1 << v);
+            gic.write(0, D, 0x800 + n as u64, 1, 1 << v)
         }
-        Op::Target(..) => {}
-        Op::Run(v, room, steps) => run(gic, model, v, room, steps),
+        Op::Target(..) => 0,
+        Op::Run(v, room, steps) => {
+            run(gic, model, v, room, steps);
+            0
+        }
     }
 }
 
@@ -201,6 +201,51 @@ proptest! {
                     prop_assert_eq!((at(0x100), at(0x200), at(0x300)), state, "{} after {:?}", n, op);
                 }
             }
+        }
+    }
+}
+
+/// What is here, pending and waiting for this vCPU.
+fn waiting(gic: &Gic, vcpu: usize) -> Vec<(bool, u8)> {
+    let mut all = Vec::new();
+    gic.candidates(vcpu, |c| all.push((c.active, c.priority)));
+    all.retain(|(active, _)| !active);
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    /// Both vCPUs run: whatever becomes deliverable to one is a reason to kick it, and no SPI is with both.
+    #[test]
+    fn whoever_could_get_an_interrupt_is_kicked(ops in prop::collection::vec((op(), any::<bool>()), 1..120)) {
+        let mut gic = Gic::new(Version::V2, VCPUS);
+        gic.write(0, D, 0, 4, 1);
+        let mut lrs = [[ListRegister::default(); 2]; VCPUS];
+        let mut model = Model { irqs: [[Irq::default(); 128]; VCPUS], running: Default::default() };
+        let mut kicked = [true; VCPUS];
+        for (op, hardware) in ops {
+            let before: Vec<_> = (0..VCPUS).map(|v| waiting(&gic, v).len()).collect();
+            let kick = match op {
+                Op::Run(v, ..) => {
+                    // The CPU interface may have done any of it.
+                    for lr in lrs[v].iter_mut().filter(|lr| lr.pending || lr.active) {
+                        (lr.pending, lr.active) = if hardware { (false, lr.pending) } else { (lr.pending, false) };
+                    }
+                    let kick = gic.drain(v, &lrs[v], 0);
+                    gic.fill(v, &mut lrs[v]);
+                    kicked[v] = false;
+                    prop_assert_eq!(kick >> v & 1, 0);
+                    kick
+                }
+                _ => apply(&mut gic, &mut model, op),
+            };
+            for v in 0..VCPUS {
+                kicked[v] |= kick >> v & 1 != 0;
+                let own = matches!(op, Op::Run(of, ..) if of == v);
+                prop_assert!(own || kicked[v] || waiting(&gic, v).len() <= before[v], "{:?} is not told to {}", op, v);
+            }
+            let spis = |v: usize| lrs[v].into_iter().filter(|lr: &ListRegister| lr.pending || lr.active).map(|lr| lr.intid);
+            prop_assert!(!spis(0).any(|n| n >= 32 && spis(1).any(|m| m == n)));
         }
     }
 }
