@@ -7,13 +7,14 @@
 //! say who must be kicked to see it.
 //!
 //! - [`bank`]: the state of 32 interrupts
-//! - [`list`]: list registers: filling and draining
+//! - [`list`]: list registers: filling and draining; [`encoding`]: as bits
 //! - [`registers`]: the guest's accesses to distributor and redistributors
 //! - [`sgi`]: interrupts between vCPUs
 //!
 //! The caller has a lock around it, one a machine. No function's time depends on more than the constants below.
 
 mod bank;
+mod encoding;
 mod list;
 mod registers;
 mod sgi;
