@@ -1,0 +1,214 @@
+//! List registers: how pending and active interrupts get to a vCPU's CPU interface, and back.
+//!
+//! IHI 0048B 5.2 and IHI 0069 6.4 say what list registers are. These here are values; their encoding is the hardware's half of the job.
+
+use super::{Gic, MAX_VCPUS, PRIVATE, SGIS, Vcpus, Version, bits};
+
+/// List registers that a CPU interface can have (GICv3; a GICv2 can have more, but has 4).
+pub const MAX_LIST_REGISTERS: usize = 16;
+
+/// One list register. Neither pending nor active: it is free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListRegister {
+    pub intid: u16,
+    /// GICv2's SGIs: the vCPU that sent it.
+    pub source: u8,
+    /// All 8 bits; the lower 3 are 0.
+    pub priority: u8,
+    pub group1: bool,
+    pub pending: bool,
+    pub active: bool,
+    /// A maintenance interrupt is wanted when it has been deactivated.
+    pub eoi_maintenance: bool,
+    /// The physical interrupt that is deactivated with it. It has to be active while this is pending or active.
+    pub hardware: Option<u16>,
+}
+
+/// What [`Gic::fill`] did, and which maintenance interrupts it wants besides those of single list registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flush {
+    /// So many list registers are used, from the first. The others are free.
+    pub used: usize,
+    /// More are pending than fit: leave when no list register is pending any more (NPIE).
+    pub no_pending: bool,
+    /// More are active than fit: leave when one that is in none ends (LRENPIE).
+    pub eoi_count: bool,
+}
+
+/// What could go to a list register.
+#[derive(Clone, Copy)]
+pub(super) struct Candidate {
+    pub priority: u8,
+    pub active: bool,
+    intid: u16,
+}
+
+impl Candidate {
+    /// Low goes first: higher priority; then what is active, since it blocks the others of its priority; then the lower INTID.
+    fn rank(self) -> u32 {
+        (self.priority as u32) << 16 | (!self.active as u32) << 15 | self.intid as u32
+    }
+}
+
+impl Gic {
+    /// Calls `each` for what is pending or active for this vCPU and in no list register.
+    pub(super) fn candidates(&self, vcpu: usize, mut each: impl FnMut(Candidate)) {
+        let vcpu = vcpu % MAX_VCPUS;
+        let banks = core::iter::once(&self.private(vcpu).bank).chain(&self.spis);
+        for (word, bank) in banks.enumerate() {
+            for bit in bits(bank.ready(self.enable) | bank.active & !bank.held) {
+                let intid = word * 32 + bit as usize;
+                let active = bank.active >> bit & 1 != 0;
+                let ours = match intid.checked_sub(PRIVATE) {
+                    None => true,
+                    Some(spi) if active => self.owner[spi] as usize == vcpu,
+                    Some(spi) => self.targets(spi) >> vcpu & 1 != 0,
+                };
+                if ours {
+                    each(Candidate { priority: bank.priority[bit as usize], active, intid: intid as u16 });
+                }
+            }
+        }
+    }
+
+    /// Moves the most urgent interrupts of a vCPU that is about to run to its list registers. All that came before was drained.
+    pub fn fill(&mut self, vcpu: usize, lrs: &mut [ListRegister]) -> Flush {
+        self.drain(vcpu, &[], 0);
+        let room = lrs.len().min(MAX_LIST_REGISTERS);
+        let mut chosen = [Candidate { priority: 0, active: false, intid: 0 }; MAX_LIST_REGISTERS];
+        let mut used = 0;
+        let mut best_pending: Option<Candidate> = None;
+        let (mut active, mut pending) = (0, 0);
+        self.candidates(vcpu, |c| {
+            *(if c.active { &mut active } else { &mut pending }) += 1;
+            if !c.active && best_pending.is_none_or(|best| c.rank() < best.rank()) {
+                best_pending = Some(c);
+            }
+            let place = chosen[..used].iter().position(|o| c.rank() < o.rank()).unwrap_or(used);
+            if place < room {
+                used = (used + 1).min(room);
+                chosen[place..used].rotate_right(1);
+                chosen[place] = c;
+            }
+        });
+        // Many can be active and not block others (GICC_CTLR.EOImode 1): one list register is always for what is pending.
+        if let (Some(best), Some(last)) = (best_pending, chosen[..used].last_mut())
+            && last.rank() < best.rank()
+        {
+            *last = best;
+        }
+        for (slot, lr) in lrs.iter_mut().enumerate() {
+            *lr = if slot < used { self.load(vcpu, slot, chosen[slot]) } else { ListRegister::default() };
+        }
+        let loaded_active = chosen[..used].iter().filter(|c| c.active).count();
+        Flush { used, no_pending: pending > used - loaded_active, eoi_count: active > loaded_active }
+    }
+
+    fn load(&mut self, vcpu: usize, slot: usize, c: Candidate) -> ListRegister {
+        let (enable, linked, v2) = (self.enable, self.linked, self.version == Version::V2);
+        let (intid, mask) = (c.intid as usize, 1 << (c.intid % 32));
+        let private = self.private_mut(vcpu);
+        private.loaded[slot] = c.intid;
+        private.loads = slot as u8 + 1;
+        let mut lr =
+            ListRegister { intid: c.intid, priority: c.priority, active: c.active, ..Default::default() };
+        if v2 && intid < SGIS {
+            // One source's at a time; the others' turn comes when this has ended.
+            let forwarded = private.bank.forwarded(enable) & mask != 0;
+            if !c.active {
+                private.source[intid] = private.sources[intid].trailing_zeros() as u8 % MAX_VCPUS as u8;
+            }
+            lr.source = private.source[intid];
+            lr.pending = forwarded && private.sources[intid] >> lr.source & 1 != 0;
+            if lr.pending {
+                private.sources[intid] &= !(1 << lr.source);
+                private.bank.carried |= mask;
+            }
+            if private.sources[intid] == 0 {
+                private.bank.latch &= !mask;
+            }
+            lr.eoi_maintenance = forwarded && private.sources[intid] != 0;
+        }
+        let Some(bank) = self.bank_mut(vcpu, intid / 32) else { return lr };
+        lr.group1 = bank.group1 & mask != 0;
+        let waiting = bank.pending() & bank.forwarded(enable) & mask != 0;
+        if !(v2 && intid < SGIS) {
+            // A level is looked at again at the end of what it caused: with both bits, the hardware would make it pending by itself.
+            let level = bank.edge & mask == 0;
+            lr.pending = waiting && !(level && c.active);
+            if level && intid < PRIVATE && linked & mask != 0 {
+                lr.hardware = Some(c.intid);
+            } else {
+                // If it rises later, the vCPU is kicked, and comes here again.
+                lr.eoi_maintenance = waiting && level && (c.active || bank.line & mask != 0);
+            }
+            if lr.pending {
+                bank.carried |= bank.latch & mask;
+                bank.latch &= !mask;
+            }
+        }
+        bank.held |= mask;
+        bank.held_active |= bank.active & mask;
+        bank.active &= !mask;
+        if let Some(spi) = intid.checked_sub(PRIVATE) {
+            self.owner[spi] = (vcpu % MAX_VCPUS) as u8;
+        }
+        lr
+    }
+
+    /// Takes back the state of a vCPU that has left. `lrs` are the list registers as [`Gic::fill`] gave them and the hardware changed
+    /// them; only `pending` and `active` matter, and what is missing is free. `eoi_count` is the hardware's count of ends of interrupts
+    /// that are in no list register. An SPI may now be for another vCPU: those are returned.
+    pub fn drain(&mut self, vcpu: usize, lrs: &[ListRegister], eoi_count: u32) -> Vcpus {
+        let mut kick = 0;
+        // Ends come in the order of priorities; and no vCPU can have more active than it has interrupts.
+        for _ in 0..eoi_count.min(PRIVATE as u32) {
+            let mut first: Option<Candidate> = None;
+            self.candidates(vcpu, |c| {
+                if c.active && first.is_none_or(|f| c.rank() < f.rank()) {
+                    first = Some(c);
+                }
+            });
+            let Some(c) = first else { break };
+            kick |= self.deactivate(vcpu, c.intid as u32);
+        }
+        let v2 = self.version == Version::V2;
+        let loads = core::mem::take(&mut self.private_mut(vcpu).loads) as usize;
+        for slot in 0..loads.min(MAX_LIST_REGISTERS) {
+            let lr = lrs.get(slot).copied().unwrap_or_default();
+            let intid = self.private(vcpu).loaded[slot] as usize;
+            let mask = 1 << (intid % 32);
+            let Some(bank) = self.bank_mut(vcpu, intid / 32) else { continue };
+            let back = lr.pending && bank.carried & mask != 0;
+            if back {
+                bank.latch |= mask;
+            }
+            if lr.active && bank.dropped & mask == 0 {
+                bank.active |= mask;
+            }
+            bank.held &= !mask;
+            bank.carried &= !mask;
+            bank.held_active &= !mask;
+            bank.dropped &= !mask;
+            if back && v2 && intid < SGIS {
+                let private = self.private_mut(vcpu);
+                private.sources[intid] |= 1 << private.source[intid];
+            }
+            kick |= self.moved(vcpu, intid);
+        }
+        kick
+    }
+
+    /// The guest deactivated an interrupt that is in no list register: a trapped write of GICV_DIR or ICC_DIR_EL1, or counted ends.
+    pub fn deactivate(&mut self, vcpu: usize, intid: u32) -> Vcpus {
+        let Some(bank) = self.bank_mut(vcpu, intid as usize / 32) else { return 0 };
+        bank.deactivate(1 << (intid % 32));
+        self.moved(vcpu, intid as usize)
+    }
+
+    /// Who else has to see to an SPI that `vcpu` has let go.
+    fn moved(&self, vcpu: usize, intid: usize) -> Vcpus {
+        let kick = if intid < PRIVATE { 0 } else { self.kicks(vcpu, intid / 32, 1 << (intid % 32)) };
+        if kick >> (vcpu % MAX_VCPUS) & 1 != 0 { 0 } else { kick }
+    }
+}
