@@ -96,7 +96,7 @@ fn prepare(fdt: Fdt) -> Result<(&'static Control, HostPhys, HostPhys), Problem> 
     let stage2 =
         control::stage2(pool, arch::stage2_bits(), &holes).map_err(|_| Problem::TooLittleMemory("tables"))?;
     let memory = control::memory_without(&platform.memory, own)?;
-    let control = control::set(Control { memory, doorbell, stage2, gic: platform.gic.version });
+    let control = control::set(Control { memory, doorbell, stage2, pool, gic: platform.gic.version });
     say!(
         "control domain on {} processors, GICv{}, hypervisor at {own}, doorbell {doorbell}",
         platform.cpus.len(),

@@ -7,10 +7,12 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use address::HostPhys;
-use hypercall::{Call, CallPage, Status};
+use hypercall::page::{BODY, Exit};
+use hypercall::{Call, CallPage, GuestMode, MAX_FRAMES, Registers, Status, features};
+use irqchip::gic::Version;
 
-use crate::arch;
 use crate::control::Control;
+use crate::{arch, vm};
 
 /// A call page, as words of 32 bits that others may change.
 #[repr(C, align(4096))]
@@ -49,7 +51,7 @@ pub fn dispatch(control: &Control, frame: u32) -> Result<(), NotItsMemory> {
     let page = arch::shared_page(address);
     let arguments: [u64; 6] = core::array::from_fn(|n| page.read64(offset_of!(CallPage, arguments) + n * 8));
     let outcome = match Call::from_number(page.read32(offset_of!(CallPage, call))) {
-        Some(call) => act(control, call, arguments),
+        Some(call) => act(control, page, call, arguments),
         None => Err(Status::Unsupported),
     };
     let status = match outcome {
@@ -66,11 +68,86 @@ pub fn dispatch(control: &Control, frame: u32) -> Result<(), NotItsMemory> {
 }
 
 /// One call; returns its results.
-fn act(control: &Control, call: Call, _arguments: [u64; 6]) -> Result<[u64; 2], Status> {
+fn act(control: &Control, page: &SharedPage, call: Call, arguments: [u64; 6]) -> Result<[u64; 2], Status> {
+    let pool = control.pool;
+    let [a0, a1, a2, a3, a4, _] = arguments;
+    let nothing = |()| [0; 2];
     match call {
         Call::Version => Ok([hypercall::VERSION as u64, control.gic as u64 | arch::guest_features()]),
-        _ => Err(Status::Unsupported),
+        Call::DestroyAll => vm::destroy_all(pool).map(nothing),
+        Call::CreateVm => {
+            let mode = GuestMode::from_number(a0).ok_or(Status::Invalid)?;
+            let bit = if mode == GuestMode::Aarch64 { features::AARCH64 } else { features::AARCH32 };
+            if arch::guest_features() & bit == 0 {
+                return Err(Status::Unsupported);
+            }
+            let vcpus = usize::try_from(a1).map_err(|_| Status::Invalid)?;
+            let version = if control.gic == 2 { Version::V2 } else { Version::V3 };
+            let frames = vm::Frames { distributor: a2, interface: a3 };
+            Ok([vm::create(pool, mode, vcpus, version, frames)?, 0])
+        }
+        Call::DestroyVm => vm::destroy(pool, a0).map(nothing),
+        Call::AddMemory => {
+            if a2 == 0 || a2 > MAX_FRAMES as u64 || a4 > 1 || !matches!(a3, 12 | 21) {
+                return Err(Status::Invalid);
+            }
+            let frames = (0..a2 as usize).map(|n| {
+                let frame = page.read64(BODY + n * 8);
+                if control.owns(HostPhys(frame), 1 << a3) { Ok(frame) } else { Err(Status::Refused) }
+            });
+            vm::find(a0)?.add_memory(pool, a1, a3, a4 == 1, frames).map(nothing)
+        }
+        Call::GetRegisters => {
+            let vm = vm::find(a0)?;
+            let (_, vcpu) = vm.vcpu(a1)?;
+            registers(&vcpu.registers, |n, word| page.write64(BODY + n * 8, word));
+            Ok([0; 2])
+        }
+        Call::SetRegisters => {
+            let vm = vm::find(a0)?;
+            let (n, mut vcpu) = vm.vcpu(a1)?;
+            set_registers(&mut vcpu.registers, |n| page.read64(BODY + n * 8));
+            arch::tame(&mut vcpu.registers, vm.is_aarch32());
+            vcpu.unanswered = None;
+            vm.reset_interface(n, &mut vcpu);
+            Ok([0; 2])
+        }
+        Call::Run => {
+            let vm = vm::find(a0)?;
+            let (n, mut vcpu) = vm.vcpu(a1)?;
+            let answer = page.read64(EXIT + offset_of!(Exit, data));
+            let immediate = || page.read32(offset_of!(CallPage, immediate_exit)) != 0;
+            write_exit(page, arch::run(&vm, n, &mut vcpu, immediate, answer));
+            Ok([0; 2])
+        }
+        Call::SetLine => Ok([vm::find(a0)?.set_line(a1, a2)?, 0]),
     }
+}
+
+const EXIT: usize = offset_of!(CallPage, exit);
+
+fn write_exit(page: &SharedPage, exit: Exit) {
+    page.write32(EXIT, exit.reason);
+    page.write32(EXIT + offset_of!(Exit, size), exit.size as u32 | (exit.write as u32) << 8);
+    let words = [exit.address, exit.data, exit.deadline, exit.syndrome, exit.pc];
+    let words = words.into_iter().chain(exit.arguments);
+    words.enumerate().for_each(|(n, word)| page.write64(EXIT + offset_of!(Exit, address) + n * 8, word));
+}
+
+const _: () = assert!(offset_of!(Exit, arguments) == offset_of!(Exit, address) + 5 * 8);
+
+/// Calls `put` with each word of a register file, in its order.
+fn registers(r: &Registers, mut put: impl FnMut(usize, u64)) {
+    let start = [r.sp, r.pc, r.pstate];
+    let words = r.x.iter().chain(&start).chain(r.v.as_flattened()).chain(&r.fp_control).chain(&r.system);
+    words.chain([&r.off]).enumerate().for_each(|(n, word)| put(n, *word));
+}
+
+/// The other way round.
+fn set_registers(r: &mut Registers, get: impl Fn(usize) -> u64) {
+    let Registers { x, sp, pc, pstate, v, fp_control, system, off } = r;
+    let words = x.iter_mut().chain([sp, pc, pstate]).chain(v.as_flattened_mut()).chain(fp_control);
+    words.chain(system).chain([off]).enumerate().for_each(|(n, word)| *word = get(n));
 }
 
 #[cfg(test)]
@@ -87,8 +164,9 @@ mod tests {
     fn control() -> Control {
         let end = RAM + RAM_PAGES as u64 * 4096;
         let memory = [Region { start: RAM, end: RAM + 4096 }, Region { start: RAM + 8192, end }];
-        let stage2 = Table::new(&test_pool(0x1000_0000, 4), 40).unwrap();
-        Control { memory: Regions::from_iter(memory), doorbell: HostPhys(0xffff_0000), stage2, gic: 2 }
+        let pool: &'static _ = std::boxed::Box::leak(std::boxed::Box::new(test_pool(0x1000_0000, 64)));
+        let stage2 = Table::new(pool, 40).unwrap();
+        Control { memory: Regions::from_iter(memory), doorbell: HostPhys(0xffff_0000), stage2, pool, gic: 2 }
     }
 
     #[test]

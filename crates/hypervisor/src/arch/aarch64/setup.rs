@@ -32,10 +32,20 @@ pub fn stage2_bits() -> u32 {
     physical_bits(parange()).min(44)
 }
 
+/// Bits of guests' physical addresses.
+pub fn guest_bits() -> u32 {
+    physical_bits(parange()).min(40)
+}
+
+/// VTCR_EL2 while a guest runs.
+pub fn guest_vtcr() -> u64 {
+    vtcr(guest_bits(), 1, parange())
+}
+
 /// What this processor can do for guests: bits of `hypercall::features` but the GIC's.
 pub fn guest_features() -> u64 {
     let aarch32 = if field(read_register!("id_aa64pfr0_el1"), 4) == 2 { features::AARCH32 } else { 0 };
-    let bits = physical_bits(parange()).min(40) as u64;
+    let bits = guest_bits() as u64;
     features::AARCH64 | aarch32 | bits << features::ADDRESS_BITS_SHIFT
 }
 

@@ -1,0 +1,288 @@
+//! Running a guest: from the control domain's world to the guest's and back.
+//!
+//! [`run`] swaps the registers that EL2 doesn't use once, then enters the guest again and again until there is something for the
+//! caller: what the hypervisor answers itself (its interrupt controller, its timer, identification registers) costs no swap.
+//! Interrupts are masked all the while at EL2, and taken by the control domain right after its world is back.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+use arm::control::{hcr, spsr};
+use hypercall::page::Exit;
+use hypercall::registers::{Registers, Sys};
+use hypercall::Reason;
+use spin::Mutex;
+
+use super::world::{Extensions, load_system, load_vectors, save_system, save_vectors};
+
+use super::{sve, traps, vgic};
+use crate::per_cpu::MAX_CPUS;
+use crate::vm::{Vcpu, Vm};
+
+global_asm!(include_str!("guest.S"));
+
+const _: () = assert!(offset_of!(Registers, x) == 0 && offset_of!(Registers, sp) == 248);
+const _: () = assert!(offset_of!(Registers, pc) == 256 && offset_of!(Registers, pstate) == 264);
+
+unsafe extern "C" {
+    fn guest_enter(registers: *mut Registers) -> u64;
+    static guest_vectors: u8;
+}
+
+/// Why the guest was left.
+mod left {
+    pub const SYNCHRONOUS: u64 = 0;
+    pub const INTERRUPT: u64 = 1;
+}
+
+/// The virtual timer's private interrupt, the guest's and the physical one.
+pub const TIMER_PPI: u32 = 27;
+/// CNTV_CTL_EL0: enabled, not masked, and due.
+const FIRED: u64 = 0b101;
+
+/// HCR_EL2 in any guest. What isn't there for guests is trapped, set/way cache maintenance and cache types included.
+const GUEST: u64 = hcr::VM
+    | hcr::SWIO
+    | hcr::FMO
+    | hcr::IMO
+    | hcr::AMO
+    // FB and BSU: maintenance by a vCPU reaches the processors where it, or the others, were before.
+    | 1 << 9
+    | 0b01 << 10
+    | hcr::TWI
+    | hcr::TWE
+    // TID3: identification registers. TIDCP, TACR: what is the implementation's own.
+    | 1 << 18
+    | hcr::TSC
+    | 1 << 20
+    | 1 << 21
+    | hcr::TSW;
+/// CPTR_EL2: SVE (TZ), SME (TSM) and trace (TTA) are trapped, floating point isn't.
+const CPTR: u64 = 0x33ff | 1 << 20;
+/// MDCR_EL2: debug and performance monitors are trapped (TPMCR, TPM, TDE is off, TDA, TDOSA, TDRA).
+const MDCR: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11;
+
+/// What the control domain had on a processor while a guest is there.
+struct Host {
+    registers: Registers,
+    vectors: u64,
+    sve: sve::State,
+    controls: Controls,
+    has: Option<Extensions>,
+}
+
+/// EL2's own registers that decide what EL1 may.
+#[derive(Clone, Copy, Default)]
+struct Controls {
+    hcr: u64,
+    /// HCRX_EL2, where there is one.
+    hcrx: u64,
+    vtcr: u64,
+    vttbr: u64,
+    cptr: u64,
+    mdcr: u64,
+    cnthctl: u64,
+    vmpidr: u64,
+}
+
+impl Controls {
+    fn save(has: &Extensions) -> Self {
+        Self {
+            hcr: read_register!("hcr_el2"),
+            hcrx: if has.hcrx { read_register!("s3_4_c1_c2_2") } else { 0 },
+            vtcr: read_register!("vtcr_el2"),
+            vttbr: read_register!("vttbr_el2"),
+            cptr: read_register!("cptr_el2"),
+            mdcr: read_register!("mdcr_el2"),
+            cnthctl: read_register!("cnthctl_el2"),
+            vmpidr: read_register!("vmpidr_el2"),
+        }
+    }
+    fn load(&self, has: &Extensions) {
+        set_register!("hcr_el2", self.hcr);
+        if has.hcrx {
+            set_register!("s3_4_c1_c2_2", self.hcrx);
+        }
+        set_register!("vtcr_el2", self.vtcr);
+        set_register!("vttbr_el2", self.vttbr);
+        set_register!("cptr_el2", self.cptr);
+        set_register!("mdcr_el2", self.mdcr);
+        set_register!("cnthctl_el2", self.cnthctl);
+        set_register!("vmpidr_el2", self.vmpidr);
+        super::isb();
+    }
+}
+
+static HOSTS: [Mutex<Host>; MAX_CPUS] = [const {
+    Mutex::new(Host {
+        registers: Registers::RESET,
+        vectors: 0,
+        sve: sve::State::new(),
+        controls: Controls { hcr: 0, hcrx: 0, vtcr: 0, vttbr: 0, cptr: 0, mdcr: 0, cnthctl: 0, vmpidr: 0 },
+        has: None,
+    })
+}; MAX_CPUS];
+
+impl Host {
+    /// Puts the control domain's registers away and the guest's in their place.
+    fn enter(&mut self, vm: &Vm, n: usize, vcpu: &mut Vcpu, root: u64) {
+        let has = *self.has.get_or_insert_with(Extensions::here);
+        self.controls = Controls::save(&has);
+        if has.sve {
+            sve::save(&mut self.sve);
+        }
+        save_vectors(&mut self.registers);
+        save_system(&mut self.registers, &has);
+        self.vectors = read_register!("vbar_el2");
+        let aarch64 = if vm.is_aarch32() { 0 } else { hcr::RW };
+        let keys = if has.pointer_authentication { hcr::API | hcr::APK } else { 0 };
+        let guest = Controls {
+            hcr: GUEST | aarch64 | keys,
+            hcrx: 0,
+            vtcr: super::setup::guest_vtcr(),
+            vttbr: (vm.vmid as u64) << 48 | root,
+            cptr: CPTR,
+            mdcr: MDCR,
+            // EL1PCTEN: the physical counter can be read; its timer is trapped.
+            cnthctl: 1,
+            // RES1, and the vCPU's number as affinity 0.
+            vmpidr: 1 << 31 | n as u64,
+        };
+        guest.load(&has);
+        // SAFETY: guest_vectors are exception vectors, aligned as VBAR_EL2 wants it.
+        set_register!("vbar_el2", (&raw const guest_vectors) as u64);
+        forget_other_vcpu(vm, n);
+        let r = &vcpu.registers;
+        set_register!("cntvoff_el2", r[Sys::CNTVOFF_EL2]);
+        set_register!("cntv_cval_el0", r[Sys::CNTV_CVAL_EL0]);
+        set_register!("cntv_ctl_el0", r[Sys::CNTV_CTL_EL0]);
+        load_system(r, &has);
+        load_vectors(r);
+        super::isb();
+    }
+
+    fn leave(&mut self, vcpu: &mut Vcpu) {
+        let has = self.has.unwrap_or_default();
+        let r = &mut vcpu.registers;
+        r[Sys::CNTV_CTL_EL0] = read_register!("cntv_ctl_el0") & 3;
+        r[Sys::CNTV_CVAL_EL0] = read_register!("cntv_cval_el0");
+        set_register!("cntv_ctl_el0", 0);
+        set_register!("cntvoff_el2", 0);
+        save_system(r, &has);
+        save_vectors(r);
+        set_register!("vbar_el2", self.vectors);
+        self.controls.load(&has);
+        load_system(&self.registers, &has);
+        load_vectors(&self.registers);
+        if has.sve {
+            sve::load(&self.sve);
+        }
+        super::isb();
+    }
+}
+
+/// Another vCPU of the machine may have used the same translations' names for other ones on this processor.
+fn forget_other_vcpu(vm: &Vm, n: usize) {
+    use core::sync::atomic::Ordering::Relaxed;
+    let last = &vm.last_on[super::cpu_number()];
+    if last.swap(n as u32 + 1, Relaxed) != n as u32 + 1 {
+        super::forget_translations_here();
+    }
+}
+
+/// Runs a vCPU until there is something for the caller. `immediate` is asked right before each entry; `answer` is what the exit before
+/// wanted, if it did.
+pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, answer: u64) -> Exit {
+    use core::sync::atomic::Ordering::*;
+    traps::finish(vcpu, answer);
+    let Some(root) = vm.root().filter(|_| vcpu.registers.off == 0) else { return halt(u64::MAX) };
+    let cpu = super::cpu_number();
+    let Some(host) = HOSTS.get(cpu) else { return failed(vcpu, 0) };
+    let mut host = host.lock();
+    host.enter(vm, n, vcpu, root.0);
+    vgic::begin();
+    let exit = loop {
+        if immediate() {
+            break exit(Reason::Immediate);
+        }
+        if vm.dying.load(Acquire) {
+            break exit(Reason::Interrupted);
+        }
+        let why = enter_once(vm, n, vcpu, cpu);
+        let done = match why {
+            left::SYNCHRONOUS => traps::handle(vm, n, vcpu),
+            // The timer, a kick, a list register to be filled: seen to on the way in. What is left is the control domain's.
+            left::INTERRUPT if vgic::take_own_interrupts() => None,
+            left::INTERRUPT => Some(exit(Reason::Interrupted)),
+            _ => Some(failed(vcpu, read_register!("esr_el2"))),
+        };
+        if let Some(exit) = done {
+            break exit;
+        }
+    };
+    vgic::end(&mut vcpu.vgic);
+    host.leave(vcpu);
+    exit
+}
+
+/// Gives the guest its interrupts, enters it, and takes what is left of these back.
+fn enter_once(vm: &Vm, n: usize, vcpu: &mut Vcpu, cpu: usize) -> u64 {
+    use core::sync::atomic::Ordering::*;
+    {
+        let mut gic = vm.gic.lock();
+        vm.running[n].store(cpu as u32 + 1, SeqCst);
+        let fired = timer_fired();
+        gic.set_ppi(n, TIMER_PPI, fired);
+        vgic::load(&mut vcpu.vgic, &mut gic, n, fired);
+    }
+    // SAFETY: the registers are a vCPU's that nobody else runs, the world is the guest's, and what the guest can reach is bounded by
+    // the tables in VTTBR_EL2. The assembler code comes back with the stack and callee-saved registers as they were.
+    let why = unsafe { guest_enter(&mut vcpu.registers) };
+    let mut gic = vm.gic.lock();
+    let others = vgic::store(&mut vcpu.vgic, &mut gic, n);
+    vm.running[n].store(0, SeqCst);
+    // Those that don't run find it when they are run next; their threads are told by whoever made it pending.
+    vm.kick(others);
+    why
+}
+
+/// Makes a register file one that a guest can be entered with: PSTATE names a mode of EL0 or EL1, of the guest's own kind.
+pub fn tame(r: &mut Registers, aarch32: bool) {
+    let mode = r.pstate & spsr::MODE;
+    let good = if aarch32 {
+        matches!(mode, 0x10..=0x13 | 0x17 | 0x1b | 0x1f)
+    } else {
+        matches!(mode, 0 | spsr::EL1T | spsr::EL1H) || mode == spsr::AARCH32
+    };
+    if !good {
+        r.pstate = spsr::DAIF | if aarch32 { 0x13 } else { spsr::EL1H };
+    }
+    // IL would be an illegal state, SS a single step.
+    r.pstate &= !(1 << 20 | 1 << 21) & 0xffff_ffff;
+}
+
+pub fn timer_fired() -> bool {
+    read_register!("cntv_ctl_el0") & 7 == FIRED
+}
+
+/// When the timer of the guest that is loaded fires, as a value of CNTPCT; all ones for never.
+pub fn timer_deadline() -> u64 {
+    match read_register!("cntv_ctl_el0") & 3 {
+        1 => read_register!("cntv_cval_el0").wrapping_add(read_register!("cntvoff_el2")),
+        _ => u64::MAX,
+    }
+}
+
+pub fn exit(reason: Reason) -> Exit {
+    Exit { reason: reason as u32, ..Exit::default() }
+}
+
+pub fn halt(deadline: u64) -> Exit {
+    Exit { deadline, ..exit(Reason::Halt) }
+}
+
+/// The guest did what can't be done for it.
+pub fn failed(vcpu: &Vcpu, syndrome: u64) -> Exit {
+    Exit { syndrome, pc: vcpu.registers.pc, ..exit(Reason::Failed) }
+}
+

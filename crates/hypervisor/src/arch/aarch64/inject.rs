@@ -1,0 +1,140 @@
+//! Exceptions that a guest gets from us, as its processor would deliver them; and what AArch32's traps leave to be worked out.
+//!
+//! The guest's system registers are the processor's at this time.
+
+use arm::control::spsr;
+use arm::syndrome::{EXTERNAL_ABORT, Syndrome, class};
+
+
+use crate::vm::Vcpu;
+
+/// The class of an exception of unknown reason.
+const UNKNOWN: u8 = 0;
+
+/// An undefined instruction, at PC.
+pub fn undefined(vcpu: &mut Vcpu, aarch32: bool) {
+    if aarch32 {
+        let thumb = vcpu.registers.pstate & THUMB != 0;
+        // LR_und: the address after the instruction, as ARM code has it; Thumb's instruction of 2 bytes is told by that.
+        let back = vcpu.registers.pc.wrapping_add(if thumb { 2 } else { 4 });
+        return deliver32(vcpu, Mode::UND, 4, back);
+    }
+    deliver(vcpu, Syndrome::new(UNKNOWN, 0).0, None);
+}
+
+/// A synchronous external abort of an access to `address`, or of the fetch at PC.
+pub fn abort(vcpu: &mut Vcpu, aarch32: bool, address: u64, fetch: bool) {
+    if aarch32 {
+        // DFSR or IFSR with the long or the short descriptors' code for a synchronous external abort.
+        let long = read_register!("tcr_el1") & 1 << 31 != 0;
+        let status = if long { 1 << 9 | 0x10 } else { 0x08 };
+        if fetch {
+            set_register!("ifsr32_el2", status);
+            set_register!("far_el1", read_register!("far_el1") & 0xffff_ffff | address << 32);
+        } else {
+            set_register!("esr_el1", status);
+            set_register!("far_el1", read_register!("far_el1") & !0xffff_ffff | address & 0xffff_ffff);
+        }
+        let back = vcpu.registers.pc.wrapping_add(if fetch { 4 } else { 8 });
+        return deliver32(vcpu, Mode::ABT, if fetch { 12 } else { 16 }, back);
+    }
+    let lower = vcpu.registers.pstate & 0b1100 == 0;
+    let class = match (fetch, lower) {
+        (true, true) => class::INSTRUCTION_ABORT_LOWER,
+        (true, false) => class::INSTRUCTION_ABORT,
+        (false, true) => class::DATA_ABORT_LOWER,
+        (false, false) => class::DATA_ABORT,
+    };
+    deliver(vcpu, Syndrome::new(class, EXTERNAL_ABORT).0, Some(address));
+}
+
+/// To EL1's vector for synchronous exceptions (Arm ARM D1.3.1).
+fn deliver(vcpu: &mut Vcpu, syndrome: u64, address: Option<u64>) {
+    let r = &mut vcpu.registers;
+    let offset = match r.pstate & spsr::MODE {
+        spsr::EL1T => 0,
+        spsr::EL1H => 0x200,
+        mode if mode & spsr::AARCH32 == 0 => 0x400,
+        _ => 0x600,
+    };
+    set_register!("elr_el1", r.pc);
+    set_register!("spsr_el1", r.pstate);
+    set_register!("esr_el1", syndrome);
+    if let Some(address) = address {
+        set_register!("far_el1", address);
+    }
+    r.pc = read_register!("vbar_el1").wrapping_add(offset);
+    // PAN is set unless SCTLR_EL1.SPAN says that it stays.
+    let pan = if read_register!("sctlr_el1") & 1 << 23 == 0 { spsr::PAN } else { r.pstate & spsr::PAN };
+    r.pstate = r.pstate & (spsr::NZCV | spsr::DIT) | pan | spsr::DAIF | spsr::EL1H;
+}
+
+const THUMB: u64 = 1 << 5;
+
+/// An AArch32 mode that takes exceptions: its number, and which of X0 to X30 are its LR and SPSR.
+struct Mode {
+    number: u64,
+    link: usize,
+    spsr: fn(u64),
+}
+
+impl Mode {
+    const UND: Self = Self { number: 0x1b, link: 22, spsr: |v| set_register!("spsr_und", v) };
+    const ABT: Self = Self { number: 0x17, link: 20, spsr: |v| set_register!("spsr_abt", v) };
+}
+
+/// To an AArch32 vector (Arm ARM G1.12).
+fn deliver32(vcpu: &mut Vcpu, mode: Mode, vector: u64, back: u64) {
+    let r = &mut vcpu.registers;
+    let control = read_register!("sctlr_el1");
+    (mode.spsr)(r.pstate);
+    r.x[mode.link] = back & 0xffff_ffff;
+    // A is set by aborts; I always; J, IT and E are from SCTLR.EE; T from SCTLR.TE.
+    let abort = if mode.number == 0x17 { 1 << 8 } else { 0 };
+    let (thumb, big) = (control >> 30 & 1, control >> 25 & 1);
+    let kept = r.pstate & (0xf8 << 24 | 0xf << 16 | 1 << 22 | 1 << 24 | 3 << 6 | 1 << 8);
+    r.pstate = kept | abort | 1 << 7 | thumb << 5 | big << 9 | mode.number;
+    let base = if control & 1 << 13 != 0 { 0xffff_0000 } else { read_register!("vbar_el1") & 0xffff_ffe0 };
+    r.pc = base + vector;
+}
+
+/// Whether the AArch32 instruction's condition holds: ISS has it, or the IT state of Thumb code does (Arm ARM D24.2.40, CV and COND).
+pub fn condition_holds(syndrome: Syndrome, pstate: u64) -> bool {
+    // Classes from 0x20 on aren't conditional any more when they are taken.
+    if syndrome.class() >= 0x20 || pstate & spsr::AARCH32 == 0 {
+        return true;
+    }
+    let condition = if syndrome.0 & 1 << 24 != 0 {
+        syndrome.0 >> 20 & 0xf
+    } else {
+        let it = it_state(pstate);
+        if it == 0 { return true } else { it >> 4 }
+    };
+    let flag = |bit: u32| pstate >> bit & 1 != 0;
+    let (n, z, c, v) = (flag(31), flag(30), flag(29), flag(28));
+    let holds = match condition >> 1 {
+        0 => z,
+        1 => c,
+        2 => n,
+        3 => v,
+        4 => c && !z,
+        5 => n == v,
+        6 => n == v && !z,
+        _ => return true,
+    };
+    holds != (condition & 1 != 0)
+}
+
+fn it_state(pstate: u64) -> u64 {
+    pstate >> 8 & 0xfc | pstate >> 25 & 3
+}
+
+/// An instruction was done: the next one of Thumb's IT block.
+pub fn step_it_block(pstate: &mut u64) {
+    if *pstate & spsr::AARCH32 == 0 || *pstate & THUMB == 0 {
+        return;
+    }
+    let it = it_state(*pstate);
+    let it = if it & 7 == 0 { 0 } else { it & 0xe0 | it << 1 & 0x1f };
+    *pstate = *pstate & !(0xfc << 8 | 3 << 25) | (it & 0xfc) << 8 | (it & 3) << 25;
+}
