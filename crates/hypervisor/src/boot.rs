@@ -29,11 +29,6 @@ pub struct Layout {
 
 static POOL: Once<Pool> = Once::new();
 
-/// The hypervisor's pages; `None` before they are known.
-pub fn pool() -> Option<&'static Pool> {
-    POOL.get()
-}
-
 /// Starts the control domain that `fdt` describes, or says why not and stops.
 pub fn start(fdt: Fdt) -> ! {
     if let Some(uart) = platform::find_uart(fdt) {

@@ -13,7 +13,6 @@ use crate::regions::{Region, Regions, place};
 use crate::table::{MapError, Table};
 
 /// The control domain as it runs.
-#[derive(Debug)]
 pub struct Control {
     /// Its RAM: all there is, less ours.
     pub memory: Regions,
