@@ -5,6 +5,8 @@ mod registers;
 mod early;
 mod exceptions;
 mod setup;
+pub mod vgic;
+pub mod vgic_v3;
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
