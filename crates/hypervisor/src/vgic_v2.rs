@@ -97,7 +97,7 @@ impl VgicV2 {
                 self.write(register, 0);
             }
         }
-        ppis.leave(&lrs[..used]);
+        ppis.leave(flush);
         if !(flush.no_pending || flush.eoi_count) {
             return 0;
         }

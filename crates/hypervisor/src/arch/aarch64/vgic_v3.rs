@@ -1,4 +1,4 @@
-//! The virtual interface control of a GICv3: system registers ICH_*_EL2 (IHI 0069 12.4).
+//! The virtual interface control of a GICv3: system registers ICH_*_EL2 (IHI 0069 chapter 12).
 //!
 //! A guest's ICC_*_EL1 are the virtual ones while HCR_EL2.IMO and FMO are set, which also traps its writes of ICC_SGI1R_EL1 to us
 //! (`Gic::sgi1r`).
@@ -170,7 +170,7 @@ impl VgicV3 {
                 list_registers!(n, 0);
             }
         }
-        ppis.leave(&lrs[..used]);
+        ppis.leave(flush);
         let mut ends = 0;
         if flush.no_pending || flush.eoi_count {
             ends = (read_register!("ICH_HCR_EL2") as u32) >> HCR_EOI_COUNT_SHIFT;
