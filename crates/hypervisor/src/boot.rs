@@ -75,6 +75,7 @@ fn prepare(fdt: Fdt) -> Result<(&'static Control, HostPhys, HostPhys), Problem> 
     // SAFETY: it maps the image, the pool, all RAM, the UART and the GIC, each at its own address.
     unsafe { arch::use_stage1(root) };
 
+    arch::prepare_guests(&platform.gic);
     for (n, (cpu, affinity)) in CPUS.iter().zip(&platform.cpus).enumerate() {
         cpu.index.store(n as u32, Ordering::Relaxed);
         cpu.affinity.store(*affinity, Ordering::Relaxed);

@@ -14,6 +14,9 @@ pub struct PerCpu {
     /// Its MPIDR affinity fields, by which PSCI names it.
     pub affinity: AtomicU64,
     pub start: Start,
+    /// Its banked registers of the GIC, and its bit in GICv2's targets; 0 where guests can't be run.
+    pub private_interrupts: AtomicU64,
+    pub target: AtomicU32,
 }
 
 /// What a processor needs before it can use its caches.
@@ -62,6 +65,8 @@ impl PerCpu {
             },
             index: AtomicU32::new(0),
             affinity: AtomicU64::new(u64::MAX),
+            private_interrupts: AtomicU64::new(0),
+            target: AtomicU32::new(0),
             start: Start { claimed: AtomicU32::new(0), entry: AtomicU64::new(0), context: AtomicU64::new(0) },
         }
     }

@@ -13,6 +13,7 @@ use irqchip::gic::{Gic, Version};
 use spin::{Mutex, MutexGuard};
 
 use crate::arch;
+use crate::cpu_interface::CpuInterface;
 use crate::pool::Pool;
 use crate::table::{MapError, Table};
 
@@ -26,8 +27,8 @@ const REDISTRIBUTOR: u64 = 0x2_0000;
 /// A virtual processor.
 pub struct Vcpu {
     pub registers: Registers,
-    /// Its CPU interface and list registers.
-    pub vgic: arch::vgic::State,
+    /// Its GIC's CPU interface.
+    pub interface: CpuInterface,
     /// A load or call whose answer is the next run's to give.
     pub unanswered: Option<Unanswered>,
 }
@@ -103,7 +104,7 @@ pub static VMS: [Vm; MAX_VMS] = {
 
 impl Vcpu {
     const fn new() -> Self {
-        Self { registers: Registers::RESET, vgic: arch::vgic::State::new(), unanswered: None }
+        Self { registers: Registers::RESET, interface: CpuInterface::RESET, unanswered: None }
     }
 }
 
@@ -129,7 +130,13 @@ fn frame_fits(at: u64, bytes: u64) -> bool {
 }
 
 /// Makes a machine and gives its handle.
-pub fn create(pool: &Pool, mode: GuestMode, vcpus: usize, gic: Version, frames: Frames) -> Result<u64, Status> {
+pub fn create(
+    pool: &Pool,
+    mode: GuestMode,
+    vcpus: usize,
+    gic: Version,
+    frames: Frames,
+) -> Result<u64, Status> {
     let interface = if gic == Version::V2 { GIC_FRAME } else { REDISTRIBUTOR * vcpus as u64 };
     let apart = frames.distributor.abs_diff(frames.interface) >= GIC_FRAME
         && !(frames.interface..frames.interface.saturating_add(interface)).contains(&frames.distributor);
@@ -159,7 +166,7 @@ pub fn create(pool: &Pool, mode: GuestMode, vcpus: usize, gic: Version, frames: 
         *vm.memory.lock() = Some(table);
         *vm.frames.lock() = frames;
         *vm.gic.lock() = Gic::new(gic, vcpus);
-        vm.gic.lock().link_ppi(arch::TIMER_PPI);
+        vm.gic.lock().link_ppi(crate::cpu_interface::VIRTUAL_TIMER);
         for n in 0..vcpus {
             *vm.vcpus[n].lock() = Vcpu::new();
         }
@@ -225,7 +232,7 @@ impl Vm {
 
     /// A vCPU's CPU interface as after a reset. What is pending in the distributor stays.
     pub fn reset_interface(&self, n: usize, vcpu: &mut Vcpu) {
-        vcpu.vgic = arch::vgic::State::new();
+        vcpu.interface = CpuInterface::RESET;
         self.gic.lock().drain(n, &[], 0);
     }
 

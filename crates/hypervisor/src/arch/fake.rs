@@ -64,7 +64,6 @@ pub fn stage2_bits() -> u32 {
 pub fn guest_bits() -> u32 {
     40
 }
-pub const TIMER_PPI: u32 = 27;
 pub fn guest_memory(write: bool) -> u64 {
     use arm::descriptor::stage2::{NORMAL, READ, WRITE};
     NORMAL | READ | if write { WRITE } else { 0 }
@@ -87,15 +86,7 @@ pub fn run(_vm: &Vm, _n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, a
     vcpu.registers.x[1] = answer;
     Exit { reason: hypercall::Reason::Halt as u32, deadline: u64::MAX, ..Exit::default() }
 }
-/// A CPU interface without state.
-pub mod vgic {
-    pub struct State;
-    impl State {
-        pub const fn new() -> Self {
-            Self
-        }
-    }
-}
+pub fn prepare_guests(_gic: &crate::platform::Gic) {}
 pub fn affinity() -> u64 {
     0
 }

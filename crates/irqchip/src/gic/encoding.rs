@@ -1,4 +1,4 @@
-//! List registers as the hardware has them: GICH_LRn of GICv2 (IHI 0048B 5.3.8) and ICH_LRn_EL2 of GICv3 (IHI 0069 12.4.10).
+//! List registers as the hardware has them: GICH_LRn of GICv2 (IHI 0048B 5.3) and ICH_LRn_EL2 of GICv3 (IHI 0069 chapter 12).
 
 use super::ListRegister;
 

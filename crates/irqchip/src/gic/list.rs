@@ -1,6 +1,6 @@
 //! List registers: how pending and active interrupts get to a vCPU's CPU interface, and back.
 //!
-//! IHI 0048B 5.2 and IHI 0069 6.4 say what list registers are. These here are values; their encoding is the hardware's half of the job.
+//! IHI 0048B chapter 5 and IHI 0069 chapter 6 say what list registers are. These here are values; their encoding is the hardware's half of the job.
 
 use super::{Gic, MAX_VCPUS, PRIVATE, SGIS, Vcpus, Version, bits};
 
@@ -20,7 +20,7 @@ pub struct ListRegister {
     pub active: bool,
     /// A maintenance interrupt is wanted when it has been deactivated.
     pub eoi_maintenance: bool,
-    /// The physical interrupt that is deactivated with it. It has to be active while this is pending or active.
+    /// The physical interrupt that is deactivated with it: one of [`Flush::silenced`].
     pub hardware: Option<u16>,
 }
 
@@ -33,6 +33,9 @@ pub struct Flush {
     pub no_pending: bool,
     /// More are active than fit: leave when one that is in none ends (LRENPIE).
     pub eoi_count: bool,
+    /// Linked PPIs ([`Gic::link_ppi`]), bit n for INTID n, whose physical interrupts have to be active while the vCPU runs: those that are
+    /// asserted, taken by the guest or not, and would interrupt it all the time; and those that the guest is to end.
+    pub silenced: u32,
 }
 
 /// What could go to a list register.
@@ -101,7 +104,14 @@ impl Gic {
             *lr = if slot < used { self.load(vcpu, slot, chosen[slot]) } else { ListRegister::default() };
         }
         let loaded_active = chosen[..used].iter().filter(|c| c.active).count();
-        Flush { used, no_pending: pending > used - loaded_active, eoi_count: active > loaded_active }
+        let private = &self.private(vcpu).bank;
+        let silenced = self.linked & (private.line | private.held | private.active);
+        Flush {
+            used,
+            no_pending: pending > used - loaded_active,
+            eoi_count: active > loaded_active,
+            silenced,
+        }
     }
 
     fn load(&mut self, vcpu: usize, slot: usize, c: Candidate) -> ListRegister {

@@ -1,6 +1,6 @@
 //! The guest's accesses to the distributor's and redistributors' registers.
 //!
-//! GICv2: IHI 0048B 4.3. GICv3: IHI 0069 12.9 to 12.11, with affinity routing always on and one security state (GICD_CTLR.DS).
+//! GICv2: IHI 0048B 4.3. GICv3: IHI 0069 chapter 12, with affinity routing always on and one security state (GICD_CTLR.DS).
 //! What isn't there, or is accessed with a size that it doesn't have, reads as zero and ignores writes.
 
 use core::ops::Range;

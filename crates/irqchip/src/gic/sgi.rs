@@ -3,7 +3,7 @@
 use super::{Gic, MAX_VCPUS, Vcpus, Version, bits};
 
 impl Gic {
-    /// A write of ICC_SGI1R_EL1 (IHI 0069 12.2.20), trapped. SGIs that the target has in group 0 aren't sent.
+    /// A write of ICC_SGI1R_EL1 (IHI 0069 chapter 12), trapped. SGIs that the target has in group 0 aren't sent.
     pub fn sgi1r(&mut self, source: usize, value: u64) -> Vcpus {
         let targets = if value & 1 << 40 != 0 {
             // IRM: everyone else.
@@ -20,7 +20,7 @@ impl Gic {
         self.send_sgi(source, targets, sgi)
     }
 
-    /// A write of GICD_SGIR (IHI 0048B 4.3.15).
+    /// A write of GICD_SGIR (IHI 0048B 4.3).
     pub(super) fn sgir(&mut self, source: usize, value: u32) -> Vcpus {
         let own = 1 << (source % MAX_VCPUS);
         let targets = match value >> 24 & 3 {

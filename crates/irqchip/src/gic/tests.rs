@@ -268,7 +268,7 @@ fn more_pending_than_list_registers_stay_and_want_maintenance() {
     (48..54).for_each(|n| _ = gic.set_line(n, true));
     let (mut lrs, flush) = fill(&mut gic, 0);
     assert_eq!(intids(&lrs), [48, 49, 50, 51]);
-    assert_eq!(flush, Flush { used: 4, no_pending: true, eoi_count: false });
+    assert_eq!(flush, Flush { used: 4, no_pending: true, ..Default::default() });
     for n in 48..52 {
         gic.set_line(n, false);
         let lr = &mut lrs[n as usize - 48];
@@ -299,7 +299,7 @@ fn ends_of_active_interrupts_without_list_register_are_counted() {
     nest(&mut gic, 40..46);
     let (mut lrs, flush) = fill(&mut gic, 0);
     assert_eq!(intids(&lrs), [45, 44, 43, 42]);
-    assert_eq!(flush, Flush { used: 4, no_pending: false, eoi_count: true });
+    assert_eq!(flush, Flush { used: 4, eoi_count: true, ..Default::default() });
     lrs.iter_mut().for_each(end);
     gic.drain(0, &lrs, 1);
     let (lrs, flush) = fill(&mut gic, 0);
@@ -319,7 +319,7 @@ fn pending_interrupt_gets_in_however_many_are_active() {
     gic.set_line(100, true);
     let (lrs, flush) = fill(&mut gic, 0);
     assert_eq!(intids(&lrs), [45, 44, 43, 100]);
-    assert_eq!(flush, Flush { used: 4, no_pending: true, eoi_count: true });
+    assert_eq!(flush, Flush { used: 4, no_pending: true, eoi_count: true, silenced: 0 });
     gic.drain(0, &lrs, 0);
     gic.deactivate(0, 45);
     assert_eq!(intids(&fill(&mut gic, 0).0), [44, 43, 42, 100]);
@@ -465,9 +465,22 @@ fn linked_ppi_ends_in_hardware() {
     gic.link_ppi(99);
     assert_eq!(gic.set_ppi(1, 27, true), 2);
     assert_eq!(gic.set_ppi(1, 15, true) | gic.set_ppi(1, 32, true), 0);
-    let (lrs, _) = fill(&mut gic, 1);
-    assert_eq!((lrs[0].hardware, lrs[0].eoi_maintenance), (Some(27), false));
+    let (mut lrs, flush) = fill(&mut gic, 1);
+    assert_eq!((lrs[0].hardware, lrs[0].eoi_maintenance, flush.silenced), (Some(27), false, 1 << 27));
     assert!(!gic.wants(0));
+    acknowledge(&mut lrs[0]);
+    gic.drain(1, &lrs, 0);
+    // To be ended in hardware, whatever the line is.
+    gic.set_ppi(1, 27, false);
+    let (mut lrs, flush) = fill(&mut gic, 1);
+    assert_eq!((lrs[0].hardware, flush.silenced), (Some(27), 1 << 27));
+    end(&mut lrs[0]);
+    gic.drain(1, &lrs, 0);
+    assert_eq!(fill(&mut gic, 1).1, Flush::default());
+    // One that the guest doesn't take is kept from interrupting it.
+    gic.write(0, R, 0x2_0000 | SGI | 0x180, 4, 1 << 27);
+    gic.set_ppi(1, 27, true);
+    assert_eq!(fill(&mut gic, 1).1, Flush { silenced: 1 << 27, ..Default::default() });
 }
 
 #[test]

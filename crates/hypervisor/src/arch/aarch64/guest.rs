@@ -6,16 +6,20 @@
 
 use core::arch::global_asm;
 use core::mem::offset_of;
+use core::sync::atomic::Ordering::*;
 
 use arm::control::{hcr, spsr};
+use hypercall::Reason;
 use hypercall::page::Exit;
 use hypercall::registers::{Registers, Sys};
-use hypercall::Reason;
+use irqchip::gic::{ListRegister, MAX_LIST_REGISTERS};
 use spin::Mutex;
 
 use super::world::{Extensions, load_system, load_vectors, save_system, save_vectors};
 
-use super::{sve, traps, vgic};
+use super::vgic::Vgic;
+use super::{board, sve, traps};
+use crate::cpu_interface::{PrivateInterrupts, VIRTUAL_TIMER};
 use crate::per_cpu::MAX_CPUS;
 use crate::vm::{Vcpu, Vm};
 
@@ -35,8 +39,6 @@ mod left {
     pub const INTERRUPT: u64 = 1;
 }
 
-/// The virtual timer's private interrupt, the guest's and the physical one.
-pub const TIMER_PPI: u32 = 27;
 /// CNTV_CTL_EL0: enabled, not masked, and due.
 const FIRED: u64 = 0b101;
 
@@ -183,7 +185,6 @@ impl Host {
 
 /// Another vCPU of the machine may have used the same translations' names for other ones on this processor.
 fn forget_other_vcpu(vm: &Vm, n: usize) {
-    use core::sync::atomic::Ordering::Relaxed;
     let last = &vm.last_on[super::cpu_number()];
     if last.swap(n as u32 + 1, Relaxed) != n as u32 + 1 {
         super::forget_translations_here();
@@ -193,14 +194,16 @@ fn forget_other_vcpu(vm: &Vm, n: usize) {
 /// Runs a vCPU until there is something for the caller. `immediate` is asked right before each entry; `answer` is what the exit before
 /// wanted, if it did.
 pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, answer: u64) -> Exit {
-    use core::sync::atomic::Ordering::*;
     traps::finish(vcpu, answer);
     let Some(root) = vm.root().filter(|_| vcpu.registers.off == 0) else { return halt(u64::MAX) };
     let cpu = super::cpu_number();
-    let Some(host) = HOSTS.get(cpu) else { return failed(vcpu, 0) };
+    let (Some(host), Some((vgic, private))) = (HOSTS.get(cpu), board::interrupts()) else {
+        return failed(vcpu, 0);
+    };
     let mut host = host.lock();
     host.enter(vm, n, vcpu, root.0);
-    vgic::begin();
+    board::enable(private);
+    vgic.load(&vcpu.interface);
     let exit = loop {
         if immediate() {
             break exit(Reason::Immediate);
@@ -208,11 +211,12 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
         if vm.dying.load(Acquire) {
             break exit(Reason::Interrupted);
         }
-        let why = enter_once(vm, n, vcpu, cpu);
+        let (why, own) = enter_once(vm, n, vcpu, cpu, vgic, private);
         let done = match why {
             left::SYNCHRONOUS => traps::handle(vm, n, vcpu),
-            // The timer, a kick, a list register to be filled: seen to on the way in. What is left is the control domain's.
-            left::INTERRUPT if vgic::take_own_interrupts() => None,
+            // Seen to on the way in.
+            left::INTERRUPT if own => None,
+            // The control domain's: it takes it when its world is back.
             left::INTERRUPT => Some(exit(Reason::Interrupted)),
             _ => Some(failed(vcpu, read_register!("esr_el2"))),
         };
@@ -220,30 +224,46 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
             break exit;
         }
     };
-    vgic::end(&mut vcpu.vgic);
+    vgic.save(&mut vcpu.interface);
     host.leave(vcpu);
     exit
 }
 
-/// Gives the guest its interrupts, enters it, and takes what is left of these back.
-fn enter_once(vm: &Vm, n: usize, vcpu: &mut Vcpu, cpu: usize) -> u64 {
-    use core::sync::atomic::Ordering::*;
-    {
+/// Gives the guest its interrupts, enters it, and takes what is left of these back. Gives why it was left, and whether there was an
+/// interrupt for the hypervisor itself: the timer, a kick, or list registers to be filled.
+fn enter_once(
+    vm: &Vm,
+    n: usize,
+    vcpu: &mut Vcpu,
+    cpu: usize,
+    vgic: &Vgic,
+    private: PrivateInterrupts,
+) -> (u64, bool) {
+    let mut lrs = [ListRegister::default(); MAX_LIST_REGISTERS];
+    let lrs = &mut lrs[..vgic.list_registers()];
+    let flush = {
         let mut gic = vm.gic.lock();
         vm.running[n].store(cpu as u32 + 1, SeqCst);
-        let fired = timer_fired();
-        gic.set_ppi(n, TIMER_PPI, fired);
-        vgic::load(&mut vcpu.vgic, &mut gic, n, fired);
-    }
+        gic.set_ppi(n, VIRTUAL_TIMER, timer_fired());
+        gic.fill(n, lrs)
+    };
+    vgic.enter(private, lrs, &flush);
     // SAFETY: the registers are a vCPU's that nobody else runs, the world is the guest's, and what the guest can reach is bounded by
     // the tables in VTTBR_EL2. The assembler code comes back with the stack and callee-saved registers as they were.
     let why = unsafe { guest_enter(&mut vcpu.registers) };
+    let ended = |lr: &ListRegister| lr.eoi_maintenance && !lr.pending && !lr.active;
+    let silent = flush.silenced >> VIRTUAL_TIMER & 1 != 0;
+    let count = vgic.leave(private, lrs, &flush);
+    let maintenance =
+        flush.no_pending || flush.eoi_count || lrs[..flush.used.min(lrs.len())].iter().any(ended);
+    let kicked = why == left::INTERRUPT && board::take_kick(private);
+    let own = kicked || maintenance || timer_fired() && !silent;
     let mut gic = vm.gic.lock();
-    let others = vgic::store(&mut vcpu.vgic, &mut gic, n);
+    let others = gic.drain(n, lrs, count) & !(1 << n);
     vm.running[n].store(0, SeqCst);
-    // Those that don't run find it when they are run next; their threads are told by whoever made it pending.
+    // Of those that don't run, none waits for an interrupt that this one had already: they find it when they are run next.
     vm.kick(others);
-    why
+    (why, own)
 }
 
 /// Makes a register file one that a guest can be entered with: PSTATE names a mode of EL0 or EL1, of the guest's own kind.
@@ -285,4 +305,3 @@ pub fn halt(deadline: u64) -> Exit {
 pub fn failed(vcpu: &Vcpu, syndrome: u64) -> Exit {
     Exit { syndrome, pc: vcpu.registers.pc, ..exit(Reason::Failed) }
 }
-

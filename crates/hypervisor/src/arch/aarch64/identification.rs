@@ -2,7 +2,6 @@
 
 use irqchip::gic::Version;
 
-
 use crate::vm::Vm;
 
 /// A field of four bits, made 0.

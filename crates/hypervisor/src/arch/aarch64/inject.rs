@@ -5,7 +5,6 @@
 use arm::control::spsr;
 use arm::syndrome::{EXTERNAL_ABORT, Syndrome, class};
 
-
 use crate::vm::Vcpu;
 
 /// The class of an exception of unknown reason.

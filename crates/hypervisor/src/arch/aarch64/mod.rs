@@ -2,6 +2,7 @@
 
 #[macro_use]
 mod registers;
+mod board;
 mod cp15;
 mod early;
 mod exceptions;
@@ -12,6 +13,7 @@ mod setup;
 mod sve;
 mod traps;
 pub mod vgic;
+pub mod vgic_v3;
 mod world;
 
 use core::arch::asm;
@@ -27,8 +29,9 @@ use crate::pool::Page;
 use crate::regions::Region;
 use crate::say;
 
+pub use board::{kick_cpu, map_interface, prepare_guests};
 pub use exceptions::Frame;
-pub use guest::{TIMER_PPI, run, tame};
+pub use guest::{run, tame};
 pub use setup::{enter_control, guest_bits, guest_features, stage2_bits};
 
 /// Bits of MPIDR that name a processor: Aff3 to Aff0.
@@ -240,13 +243,6 @@ fn clean_set_way(which: u64) {
     // SAFETY: cleaning and invalidating loses nothing that was written; a set or way that isn't there is ignored or another one's.
     unsafe { asm!("dc cisw, {}", "dsb nsh", in(reg) which, options(nostack, preserves_flags)) };
 }
-
-/// Maps the CPU interface of a guest's GIC, where it is in memory.
-pub fn map_interface(_pool: &crate::pool::Pool, _table: &crate::table::Table, _at: u64) -> Result<(), crate::table::MapError> {
-    Ok(())
-}
-/// kick
-pub fn kick_cpu(_cpu: usize) {}
 
 /// Stage 2 attributes of a guest's memory.
 pub fn guest_memory(write: bool) -> u64 {

@@ -2,7 +2,6 @@
 
 use core::arch::asm;
 
-
 /// Bytes of an SVE register, at most: 2048 bits (Arm ARM B1.2.2).
 pub const MAX_BYTES: usize = 256;
 

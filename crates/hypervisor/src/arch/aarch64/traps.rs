@@ -2,13 +2,14 @@
 
 use arm::psci;
 use arm::syndrome::{Access, Syndrome, class, fault_page};
-use hypercall::page::Exit;
 use hypercall::Reason;
+use hypercall::page::Exit;
 use irqchip::gic::{Frame, Version};
 
-use super::guest::{TIMER_PPI, exit, halt, timer_deadline, timer_fired};
+use super::guest::{exit, halt, timer_deadline, timer_fired};
 
 use super::{identification, inject};
+use crate::cpu_interface::VIRTUAL_TIMER;
 use crate::vm::{Unanswered, Vcpu, Vm};
 
 /// A run's exit that has vCPUs woken, if there are any.
@@ -82,7 +83,7 @@ fn wait(vm: &Vm, n: usize, event: bool) -> Option<Exit> {
         return Some(exit(Reason::Yield));
     }
     let mut gic = vm.gic.lock();
-    gic.set_ppi(n, TIMER_PPI, timer_fired());
+    gic.set_ppi(n, VIRTUAL_TIMER, timer_fired());
     if gic.wants(n) { None } else { Some(halt(timer_deadline())) }
 }
 
@@ -95,8 +96,15 @@ fn call(vcpu: &mut Vcpu) -> Option<Exit> {
         psci::MIGRATE_INFO_TYPE => 2,
         psci::SMCCC_FEATURES => psci::NOT_SUPPORTED as u64,
         psci::FEATURES => match x[1] as u32 & !psci::SMC64 {
-            psci::VERSION | psci::CPU_OFF | psci::CPU_ON | psci::AFFINITY_INFO | psci::MIGRATE_INFO_TYPE
-            | psci::SYSTEM_OFF | psci::SYSTEM_RESET | psci::FEATURES | psci::SMCCC_VERSION => 0,
+            psci::VERSION
+            | psci::CPU_OFF
+            | psci::CPU_ON
+            | psci::AFFINITY_INFO
+            | psci::MIGRATE_INFO_TYPE
+            | psci::SYSTEM_OFF
+            | psci::SYSTEM_RESET
+            | psci::FEATURES
+            | psci::SMCCC_VERSION => 0,
             _ => psci::NOT_SUPPORTED as u64,
         },
         _ => {

@@ -1,17 +1,69 @@
-//! stub
-use irqchip::gic::{Gic, Vcpus};
-pub struct State {}
-impl State {
-    pub const fn new() -> Self {
-        Self {}
+//! The board's virtual interface control, of either version. ARMv7 has [`VgicV2`] alone, by the same name and functions.
+
+use irqchip::gic::{Flush, ListRegister};
+
+use super::vgic_v3::{VgicV3, enable_system_registers};
+use crate::cpu_interface::{CpuInterface, PrivateInterrupts};
+use crate::platform::Gic;
+use crate::vgic_v2::VgicV2;
+
+/// What guests' CPU interfaces are made of.
+#[derive(Clone, Copy, Debug)]
+pub enum Vgic {
+    V2(VgicV2),
+    V3(VgicV3),
+}
+
+macro_rules! either {
+    ($self:ident, $vgic:ident => $call:expr) => {
+        match $self {
+            Self::V2($vgic) => $call,
+            Self::V3($vgic) => $call,
+        }
+    };
+}
+
+impl Vgic {
+    /// The board's; `None` if it lacks what a GIC of its version must have.
+    pub fn new(gic: &Gic) -> Option<Self> {
+        if gic.version == 2 {
+            let (gich, _) = gic.virtualization?;
+            return Some(Self::V2(VgicV2::new(gich.address(), gic.frames.first()?.address())));
+        }
+        enable_system_registers();
+        Some(Self::V3(VgicV3::new()))
     }
-}
-pub fn begin() {}
-pub fn end(_s: &mut State) {}
-pub fn load(_s: &mut State, _gic: &mut Gic, _n: usize, _fired: bool) {}
-pub fn store(_s: &mut State, _gic: &mut Gic, _n: usize) -> Vcpus {
-    0
-}
-pub fn take_own_interrupts() -> bool {
-    false
+
+    /// List registers of a CPU.
+    pub fn list_registers(&self) -> usize {
+        either!(self, v => v.list_registers())
+    }
+
+    /// Of each CPU that starts, before any guest is on it: gets it ready, and finds its own interrupts. `affinity` is its MPIDR's.
+    pub fn start_cpu(&self, gic: &Gic, affinity: u64) -> Option<PrivateInterrupts> {
+        match self {
+            Self::V2(v2) => Some(v2.start_cpu()),
+            Self::V3(v3) => {
+                enable_system_registers();
+                v3.start_cpu(gic.frames.get(1..)?, affinity)
+            }
+        }
+    }
+
+    /// See [`crate::cpu_interface`] for the order of these.
+    pub fn load(&self, interface: &CpuInterface) {
+        either!(self, v => v.load(interface));
+    }
+
+    pub fn save(&self, interface: &mut CpuInterface) {
+        either!(self, v => v.save(interface));
+    }
+
+    pub fn enter(&self, ppis: PrivateInterrupts, lrs: &[ListRegister], flush: &Flush) {
+        either!(self, v => v.enter(ppis, lrs, flush));
+    }
+
+    pub fn leave(&self, ppis: PrivateInterrupts, lrs: &mut [ListRegister], flush: &Flush) -> u32 {
+        either!(self, v => v.leave(ppis, lrs, flush))
+    }
 }

@@ -7,8 +7,6 @@ use core::arch::asm;
 use hypercall::Registers;
 use hypercall::registers::Sys;
 
-
-
 /// What this processor has, besides what every ARMv8 has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Extensions {
@@ -23,7 +21,11 @@ pub struct Extensions {
 impl Extensions {
     /// Of the processor this runs on.
     pub fn here() -> Self {
-        let (pfr0, isar1, isar2) = (read_register!("id_aa64pfr0_el1"), read_register!("id_aa64isar1_el1"), read_register!("s3_0_c0_c6_2"));
+        let (pfr0, isar1, isar2) = (
+            read_register!("id_aa64pfr0_el1"),
+            read_register!("id_aa64isar1_el1"),
+            read_register!("s3_0_c0_c6_2"),
+        );
         Self {
             aarch32: pfr0 >> 4 & 0xf == 2,
             // API and APA, or APA3 of ID_AA64ISAR2_EL1.

@@ -1,0 +1,96 @@
+//! What a vCPU has in its GIC's CPU interface besides list registers: a GICv2's or a GICv3's.
+//!
+//! The hardware keeps it while the vCPU's machine is on a CPU: `Vgic::load` puts it there, `Vgic::save` takes it back. Between those two,
+//! each entry to the guest is `Gic::fill` and `Vgic::enter`, each exit `Vgic::leave` and `Gic::drain`. Nothing is left on the CPU
+//! afterwards, so a vCPU goes on anywhere.
+
+use address::HostPhys;
+use irqchip::gic::{Flush, ListRegister};
+
+use crate::arch;
+
+/// The maintenance interrupt of virtual interfaces, a PPI: GIC-400's, and the one that is recommended for others. A board that has it
+/// elsewhere says so in the GIC's device tree node, which is not looked at yet.
+pub const MAINTENANCE: u32 = 25;
+/// The virtual timer's, a PPI.
+pub const VIRTUAL_TIMER: u32 = 27;
+
+/// GICD_ISENABLER0, or GICR_ISENABLER0, and so on.
+const ISENABLER0: u64 = 0x100;
+const ISPENDR0: u64 = 0x200;
+const ISACTIVER0: u64 = 0x300;
+const ICACTIVER0: u64 = 0x380;
+
+/// A vCPU's CPU interface. After reset all of it is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuInterface {
+    /// GICH_VMCR, ICH_VMCR_EL2: what the guest has in its control, priority mask and binary point registers.
+    pub vmcr: u32,
+    /// Active priorities: GICH_APR in the first; ICH_AP0Rn_EL2, then ICH_AP1Rn_EL2.
+    pub active_priorities: [u32; 8],
+}
+
+impl CpuInterface {
+    /// After reset.
+    pub const RESET: Self = Self { vmcr: 0, active_priorities: [0; 8] };
+
+    /// Whether an interrupt of this priority would be signalled, if nothing is active: the mask (VMPriMask, VPMR) lets it through, and
+    /// a group is enabled.
+    pub fn accepts(&self, priority: u8) -> bool {
+        self.vmcr & 3 != 0 && u32::from(priority) < self.vmcr >> 24
+    }
+}
+
+/// The CPU's own banked interrupts 0 to 31 of the physical GIC: GICD of version 2, this CPU's SGI_base of version 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrivateInterrupts(pub HostPhys);
+
+impl PrivateInterrupts {
+    /// Lets a PPI through to this CPU. The control domain's kernel turns them off as its CPUs start, and doesn't know of ours: so again
+    /// at each entry that needs it. They need not be turned off: nothing asserts them while the control domain runs.
+    pub fn enable(&self, intid: u32) {
+        self.write(ISENABLER0, 1 << (intid & 31));
+    }
+
+    /// Whether a private interrupt is pending on this CPU.
+    pub fn is_pending(&self, intid: u32) -> bool {
+        arch::read32(HostPhys(self.0.0 + ISPENDR0)) >> (intid & 31) & 1 != 0
+    }
+
+    fn write(&self, register: u64, intids: u32) {
+        arch::write32(HostPhys(self.0.0 + register), intids);
+    }
+
+    /// What there is to be done here before the guest is entered with `lrs`.
+    pub fn enter(&self, lrs: &[ListRegister], flush: &Flush) {
+        if flush.silenced != 0 {
+            self.write(ISACTIVER0, flush.silenced);
+        }
+        if flush.no_pending || flush.eoi_count || lrs.iter().any(|lr| lr.eoi_maintenance) {
+            self.enable(MAINTENANCE);
+        }
+    }
+
+    /// And after it has left: nothing of its stays active on this CPU.
+    pub fn leave(&self, flush: &Flush) {
+        if flush.silenced != 0 {
+            self.write(ICACTIVER0, flush.silenced);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_and_the_groups_say_what_is_accepted() {
+        // As QEMU's GICv2 and GICv3 show it for a guest with a mask of 0xf0 and one group on.
+        for vmcr in [0xf04c_0001, 0xf04c_000a] {
+            let interface = CpuInterface { vmcr, ..Default::default() };
+            assert!(interface.accepts(0xe8) && !interface.accepts(0xf0));
+        }
+        assert!(!CpuInterface { vmcr: 0xf000_0000, ..Default::default() }.accepts(0));
+        assert!(!CpuInterface::default().accepts(0));
+    }
+}
