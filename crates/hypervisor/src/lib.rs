@@ -26,3 +26,5 @@ pub mod pool;
 pub mod problem;
 pub mod regions;
 pub mod table;
+#[cfg(test)]
+mod tree_tests;
