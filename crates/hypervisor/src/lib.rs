@@ -29,3 +29,5 @@ pub mod regions;
 pub mod table;
 pub mod vgic_v2;
 pub mod vm;
+#[cfg(test)]
+mod tree_tests;
