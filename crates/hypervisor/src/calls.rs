@@ -22,13 +22,13 @@ impl SharedPage {
     }
     /// The word at a byte offset, which wraps within the page.
     pub fn read32(&self, offset: usize) -> u32 {
-        self.0[offset / 4 & 1023].load(Ordering::Relaxed)
+        self.0[(offset / 4) % 1024].load(Ordering::Relaxed)
     }
     pub fn read64(&self, offset: usize) -> u64 {
         self.read32(offset) as u64 | (self.read32(offset + 4) as u64) << 32
     }
     pub fn write32(&self, offset: usize, value: u32) {
-        self.0[offset / 4 & 1023].store(value, Ordering::Relaxed);
+        self.0[(offset / 4) % 1024].store(value, Ordering::Relaxed);
     }
     pub fn write64(&self, offset: usize, value: u64) {
         self.write32(offset, value as u32);

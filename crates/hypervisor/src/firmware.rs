@@ -114,7 +114,7 @@ mod tests {
                 _ => {}
             }
             assert!(cpus.iter().all(|cpu| cpu.start.claim(0, 0)));
-            cpus.iter().for_each(|cpu| drop(cpu.start.take()));
+            cpus.iter().for_each(|cpu| assert_eq!(cpu.start.take(), (0, 0)));
         }
         let mut x = arguments(&[0xc600_0001]);
         call(&cpus, 0, &mut x);

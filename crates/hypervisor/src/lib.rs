@@ -27,4 +27,6 @@ pub mod pool;
 pub mod problem;
 pub mod regions;
 pub mod table;
+#[cfg(test)]
+mod tree_tests;
 pub mod vgic_v2;

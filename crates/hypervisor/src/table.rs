@@ -289,7 +289,7 @@ mod tests {
                     }
                 } else {
                     table.unmap(&pool, at, size).unwrap();
-                    pages.for_each(|n| drop(model.remove(&(at + n))));
+                    model.retain(|page, _| !(at..at + size).contains(page));
                 }
             }
             for page in 0..2048u64 {

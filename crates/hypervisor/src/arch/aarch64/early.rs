@@ -43,7 +43,7 @@ struct Regime {
 #[unsafe(no_mangle)]
 extern "C" fn early_tables(image: u64) -> Regime {
     // SAFETY: one processor runs, and this is the only use of it until the walks start.
-    let [root, first, own, blocks] = unsafe { &mut (*(&raw mut EARLY)).0 };
+    let Early([root, first, own, blocks]) = unsafe { &mut *core::ptr::addr_of_mut!(EARLY) };
     let entry = |table: &[u64; 512]| table.as_ptr() as u64 | TABLE | VALID;
     let (top, giga) = ((image >> level_shift(0)) as usize & 511, image >> level_shift(1));
     let normal = Region { start: image & !0x1f_ffff, end: layout().data.end + POOL_BYTES };
