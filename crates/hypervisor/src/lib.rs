@@ -27,7 +27,7 @@ pub mod pool;
 pub mod problem;
 pub mod regions;
 pub mod table;
-pub mod vgic_v2;
-pub mod vm;
 #[cfg(test)]
 mod tree_tests;
+pub mod vgic_v2;
+pub mod vm;
