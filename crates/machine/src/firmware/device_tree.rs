@@ -187,6 +187,7 @@ fn write_primecells(t: &mut FdtWriter) -> Result<(), Error> {
         t.property_u32("#gpio-cells", 2)?;
         t.property_null("interrupt-controller")?;
         t.property_u32("#interrupt-cells", 2)?;
+        t.property_u32("#address-cells", 0)?;
         Ok(t.property_phandle(GPIO_CHIP)?)
     })
 }
