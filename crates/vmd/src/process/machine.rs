@@ -14,9 +14,10 @@ const DEBUGCON_PORTS: [u16; 2] = [0xe9, 0x402];
 /// What a guest may write to a debug console's file, in bytes.
 const DEBUGCON_LIMIT: u64 = 64 << 20;
 
-/// Makes the machine. The error is a sentence for the user.
+/// Makes the machine with one of `engines`. The error is a sentence for the user.
 pub fn make(
     spec: &VmSpec,
+    engines: &[Box<dyn Engine>],
     console: Arc<dyn Output>,
     kernel: OwnedFd,
     debugcon: Option<OwnedFd>,
@@ -24,7 +25,6 @@ pub fn make(
     disks: Vec<OwnedFd>,
 ) -> anyhow::Result<Pc> {
     let choice = spec.engine_choice()?;
-    let engines = engines(choice.cache);
     let engines: Vec<&dyn Engine> = engines.iter().map(|engine| &**engine).collect();
     let engine = engine::vm::choose(&engines, choice.name.as_deref())?;
     let boot = Boot {
@@ -57,17 +57,26 @@ pub fn make(
     Ok(Pc::new(engine, config)?)
 }
 
-/// The engines in this build; for some processors there is none. `cache`: bytes for translated code.
-fn engines(cache: Option<u64>) -> Vec<Box<dyn Engine>> {
+/// The engines in this build, for `spec`; for some processors there is none. They open what they need by path: this comes
+/// before the process confines itself.
+pub fn engines(spec: &VmSpec) -> Vec<Box<dyn Engine>> {
     #[cfg(target_arch = "x86_64")]
     use engine_translate::{Tiers, Translate};
+    // Bytes for translated code; what is wrong with the choice is told when the machine is made.
+    #[cfg(target_arch = "x86_64")]
+    let cache = spec.engine_choice().ok().and_then(|choice| choice.cache);
     #[cfg(target_arch = "x86_64")]
     return [Tiers::All, Tiers::Interpreter, Tiers::Lockstep]
         .map(|tiers| Box::new(Translate::with_tiers(tiers).with_cache(cache)) as Box<dyn Engine>)
         .into();
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
     {
-        let _ = cache;
+        let _ = spec;
+        vec![Box::new(engine_native::Native::open())]
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm")))]
+    {
+        let _ = spec;
         Vec::new()
     }
 }
