@@ -123,7 +123,7 @@ fn pieces(base: u64, writable: bool, frames: &[u64]) -> Vec<Piece> {
         let frame = frames[at];
         let block = frames.get(at..at + PER_LARGE);
         let whole = block.is_some_and(|block| {
-            (guest | frame) % (1 << LARGE) == 0
+            (guest | frame).is_multiple_of(1 << LARGE)
                 && block.iter().enumerate().all(|(n, &f)| f == frame + ((n as u64) << SMALL))
         });
         let (shift, step) = if whole { (LARGE, PER_LARGE) } else { (SMALL, 1) };
