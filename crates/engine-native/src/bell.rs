@@ -29,8 +29,13 @@ impl Bell {
         // With the lock, the ring is either before a waiter's look or after its sleep began.
         drop(self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         self.rung.notify_all();
+        self.interrupt();
+    }
+
+    /// Makes a run that is under way in another thread end with an interrupt.
+    pub fn interrupt(&self) {
         let thread = self.thread.load(SeqCst);
-        if thread != 0 {
+        if thread != 0 && thread != crate::host::signal::this_thread() {
             crate::host::signal::interrupt(thread);
         }
     }
@@ -97,6 +102,7 @@ mod tests {
         let bell = Bell::default();
         let _inside = bell.enter();
         // The signal's handler does nothing: that this thread still lives is the proof.
+        std::thread::scope(|scope| drop(scope.spawn(|| bell.ring())));
         bell.ring();
     }
 }

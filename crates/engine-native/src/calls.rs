@@ -26,10 +26,6 @@ impl Features {
             }
             != 0
     }
-    /// Whether runs and lines say whom they woke.
-    pub fn wakes(self) -> bool {
-        self.0 & features::WAKES != 0
-    }
 }
 
 /// Makes a call; what it gives when it is not done is a sentence about `what`.
@@ -117,12 +113,12 @@ pub fn set_registers(host: &dyn Host, page: &Page, handle: u64, vcpu: u32, r: &R
     make(host, page, Call::SetRegisters, &[handle, vcpu.into()], "to change a vCPU's registers").map(drop)
 }
 
-/// Runs a vCPU to its next exit, which is in the page then; gives the vCPUs (bit n: number n) that it woke.
-pub fn run(host: &dyn Host, page: &Page, handle: u64, vcpu: u32) -> Result<u64> {
-    make(host, page, Call::Run, &[handle, vcpu.into()], "to run a vCPU").map(|[woken, _]| woken)
+/// Runs a vCPU to its next exit, which is in the page then.
+pub fn run(host: &dyn Host, page: &Page, handle: u64, vcpu: u32) -> Result<()> {
+    make(host, page, Call::Run, &[handle, vcpu.into()], "to run a vCPU").map(drop)
 }
 
-/// Sets an interrupt line; gives the vCPUs that it woke.
+/// Sets an interrupt line; gives the vCPUs (bit n: number n) that it woke.
 pub fn set_line(host: &dyn Host, page: &Page, handle: u64, intid: u32, level: bool) -> Result<u64> {
     let arguments = [handle, intid.into(), level.into()];
     make(host, page, Call::SetLine, &arguments, "an interrupt line").map(|[woken, _]| woken)

@@ -14,8 +14,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// What a run does: the exit it gives and the vCPUs it wakes.
-pub type Run = Box<dyn FnMut(&Page) -> (Exit, u64) + Send>;
+/// What a run does: the exit it gives.
+pub type Run = Box<dyn FnMut(&Page) -> Exit + Send>;
 
 pub struct FakeHost {
     pages: Vec<Page>,
@@ -48,11 +48,11 @@ impl FakeHost {
             registers: Mutex::new(vec![Default::default(); MAX_VCPUS]),
         }
     }
-    pub fn then(&self, vcpu: usize, run: impl FnMut(&Page) -> (Exit, u64) + Send + 'static) {
+    pub fn then(&self, vcpu: usize, run: impl FnMut(&Page) -> Exit + Send + 'static) {
         self.runs.lock().unwrap()[vcpu].push_back(Box::new(run));
     }
     pub fn exit(&self, vcpu: usize, exit: Exit) {
-        self.then(vcpu, move |_| (exit, 0));
+        self.then(vcpu, move |_| exit);
     }
     pub fn calls(&self, call: Call) -> Vec<[u64; 5]> {
         self.made.lock().unwrap().iter().filter(|(c, _)| *c == call).map(|(_, a)| *a).collect()
@@ -67,17 +67,16 @@ impl Host for FakeHost {
         if call == Call::Run {
             let vcpu = arguments[1] as usize;
             let run = self.runs.lock().unwrap()[vcpu].pop_front();
-            let (exit, woken) = match run {
+            let exit = match run {
                 Some(mut run) => run(page),
                 None => {
                     while !page.immediate_exit() {
                         std::thread::yield_now();
                     }
-                    (Exit { reason: hypercall::Reason::Immediate as u32, ..Exit::default() }, 0)
+                    Exit { reason: hypercall::Reason::Immediate as u32, ..Exit::default() }
                 }
             };
             page.set_exit(&exit);
-            page.set_results(0, woken);
         } else {
             self.made.lock().unwrap().push((call, arguments));
         }
@@ -111,7 +110,7 @@ impl Host for FakeHost {
     }
 }
 
-pub const ALL: u64 = 2 | features::AARCH64 | features::AARCH32 | features::WAKES;
+pub const ALL: u64 = 2 | features::AARCH64 | features::AARCH32;
 
 pub fn config(vcpus: u32) -> VmConfig {
     let ram = RegionConfig { base: GuestPhys(0x4000_0000), len: 6 << 20, kind: Kind::Ram };

@@ -15,8 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::time::{Duration, Instant};
 
-/// How long a halted vCPU of several waits at most where the hypervisor doesn't say that another woke it.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// [`page::Exit::deadline`] of a timer that never fires.
 const NEVER: u64 = u64::MAX;
 
@@ -71,10 +69,8 @@ impl NativeVcpu {
     fn halt(&self, seen: u32, deadline: u64) {
         let now = self.host().now();
         let timer = (deadline != NEVER).then(|| ticks(deadline.saturating_sub(now), self.host().frequency()));
-        let alone = self.shared.features.wakes() || self.shared.bells.len() == 1;
-        let longest = [timer, (!alone).then_some(LOOK_AGAIN)].into_iter().flatten().min();
         // A time beyond what clocks can tell is none.
-        self.bell.wait(seen, longest.and_then(|d| Instant::now().checked_add(d)));
+        self.bell.wait(seen, timer.and_then(|d| Instant::now().checked_add(d)));
     }
 
     /// Serves the exit in the page; gives what `run` is to return, if it is to.
@@ -88,6 +84,10 @@ impl NativeVcpu {
             }
             Some(Reason::Halt) => {
                 self.halt(seen, exit.deadline);
+                None
+            }
+            Some(Reason::Wake) => {
+                self.shared.wake(exit.data, Some(self.id));
                 None
             }
             Some(Reason::Mmio) => self.mmio(exit, bus),
@@ -161,10 +161,7 @@ impl Vcpu for NativeVcpu {
                 return Ok(exit);
             }
             let seen = bell.rings();
-            let woken = calls::run(self.host(), self.page(), self.shared.handle, self.id)?;
-            if woken != 0 {
-                self.shared.wake(woken, Some(self.id));
-            }
+            calls::run(self.host(), self.page(), self.shared.handle, self.id)?;
             let exit = self.page().exit();
             if let Some(exit) = self.serve(&exit, seen, bus) {
                 return Ok(exit);

@@ -22,7 +22,6 @@ pub struct Shared {
     pub host: Arc<dyn Host>,
     pub handle: u64,
     pub mode: GuestMode,
-    pub features: Features,
     pub powers: Powers,
     pub bells: Vec<Arc<Bell>>,
     /// One thread at a time may fill in the page of calls that are no vCPU's.
@@ -40,9 +39,9 @@ impl Shared {
             }
         }
     }
-    /// Bits of all vCPUs.
-    fn everyone(&self) -> u64 {
-        !(!0 << self.bells.len().min(63))
+    /// Has those that run look for new interrupts.
+    fn interrupt_running(&self) {
+        self.bells.iter().for_each(|bell| bell.interrupt());
     }
 }
 
@@ -94,7 +93,6 @@ impl NativeVm {
             host: host.clone(),
             handle,
             mode,
-            features,
             powers: Powers::new(config.vcpus),
             bells: (0..config.vcpus).map(|_| Arc::default()).collect(),
             calling: Mutex::default(),
@@ -162,9 +160,10 @@ impl Vm for NativeVm {
             let _one = s.calling.lock().unwrap_or_else(PoisonError::into_inner);
             calls::set_line(&*s.host, s.host.page(MAX_VCPUS), s.handle, line, level)?
         };
-        match level {
-            true if !s.features.wakes() => s.wake(s.everyone(), None),
-            _ => s.wake(woken, None),
+        s.wake(woken, None);
+        if level {
+            // The hypervisor names only those that wait; on another CPU one sees the line when it is interrupted.
+            s.interrupt_running();
         }
         Ok(())
     }

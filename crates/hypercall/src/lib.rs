@@ -61,10 +61,10 @@ numbers! {
         /// a0: handle; a1: vCPU. Its registers become those in [`CallPage::body`].
         SetRegisters = 6,
         /// a0: handle; a1: vCPU. Runs it on the calling CPU until there is something for the caller to do: see
-        /// [`CallPage::exit`]. The answer to the exit before, if it was one of those that want one, is in [`Exit::data`]; registers
-        /// that were set since then make it void. r0, with [`features::WAKES`]: see there.
+        /// [`CallPage::exit`]. The answer to the exit before, if it was one of those that want one, is in [`Exit::data`];
+        /// registers that were set since then make it void.
         Run = 7,
-        /// a0: handle; a1: INTID, 32 to 1019; a2: its level, 0 or 1. r0, with [`features::WAKES`]: see there.
+        /// a0: handle; a1: INTID, 32 to 1019; a2: its level, 0 or 1. r0: as [`Exit::data`] of [`Reason::Wake`].
         SetLine = 8,
     }
 }
@@ -116,6 +116,9 @@ numbers! {
         Failed = 5,
         /// WFE in a guest that waits for another vCPU. Run again, after others.
         Yield = 6,
+        /// The guest made something pending for vCPUs that don't run: those whose bit is set in [`Exit::data`], which wait for an interrupt
+        /// after a [`Reason::Halt`]. Have them run, and run this one again.
+        Wake = 7,
     }
 }
 
@@ -127,10 +130,6 @@ pub mod features {
     pub const AARCH64: u64 = 1 << 4;
     /// Runs guests in 32-bit code.
     pub const AARCH32: u64 = 1 << 5;
-    /// r0 of a run and of a line's change is the set of other vCPUs (bit n: number n) for which something became pending through it
-    /// that they don't know of: whoever waits for one of them runs it again, and one that runs on another CPU is to be interrupted.
-    /// A run that wakes others ends soon, with [`Reason::Yield`] if there is no other reason.
-    pub const WAKES: u64 = 1 << 6;
     /// Bits of guest-physical addresses, in bits 15 to 8.
     pub const ADDRESS_BITS_SHIFT: u32 = 8;
 }

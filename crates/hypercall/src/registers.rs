@@ -22,18 +22,23 @@ pub struct Registers {
     pub off: u64,
 }
 
+impl Registers {
+    /// All of them 0.
+    pub const RESET: Self = Self {
+        x: [0; 31],
+        sp: 0,
+        pc: 0,
+        pstate: 0,
+        v: [[0; 2]; 32],
+        fp_control: [0; 2],
+        system: [0; SYSTEM.len()],
+        off: 0,
+    };
+}
+
 impl Default for Registers {
     fn default() -> Self {
-        Self {
-            x: [0; 31],
-            sp: 0,
-            pc: 0,
-            pstate: 0,
-            v: [[0; 2]; 32],
-            fp_control: [0; 2],
-            system: [0; SYSTEM.len()],
-            off: 0,
-        }
+        Self::RESET
     }
 }
 

@@ -51,12 +51,12 @@ fn run_accesses_reach_the_bus_and_their_answers_the_page() {
     host.exit(0, at(0x0900_0000, 2, 0, 0));
     host.then(0, move |page| {
         assert_eq!(page.exit().data, 0x7788);
-        (at(0x0900_0004, 4, 1, 0xaabb_ccdd), 0)
+        at(0x0900_0004, 4, 1, 0xaabb_ccdd)
     });
     host.exit(0, at(0x0900_0fff, 2, 0, 0));
     host.then(0, |page| {
         assert_eq!(page.exit().data, !0, "across a page there is no device");
-        (call(OFF), 0)
+        call(OFF)
     });
     let bus = TestBus::default();
     assert_eq!(vcpu.run(&bus).unwrap(), Exit::PowerOff);
@@ -156,18 +156,18 @@ fn run_second_vcpu_is_turned_on_woken_and_off() {
     host.then(0, |page| {
         assert_eq!(page.exit().data, 0);
         // An interrupt for the second, which is halted.
-        (exit(Reason::Yield), 0b11)
+        page::Exit { data: 0b11, ..exit(Reason::Wake) }
     });
     host.exit(0, call([0x8400_0009, 0, 0, 0]));
     host.exit(1, page::Exit { deadline: NEVER, ..exit(Reason::Halt) });
     host.exit(1, call([0xc600_0000, 6, 0, 0]));
     host.then(1, |page| {
         assert_eq!(page.exit().data, 7);
-        (call([0x1234, 0, 0, 0]), 0)
+        call([0x1234, 0, 0, 0])
     });
     host.then(1, |page| {
         assert_eq!(page.exit().data, u64::MAX);
-        (call([0x8400_0002, 0, 0, 0]), 0)
+        call([0x8400_0002, 0, 0, 0])
     });
     std::thread::scope(|scope| {
         let second = scope.spawn(move || {
@@ -179,7 +179,7 @@ fn run_second_vcpu_is_turned_on_woken_and_off() {
         // The halted one was woken and ran its script to its end, where it is off.
         while !host.runs.lock().unwrap()[1].is_empty() {
             vm.set_line(40, true).unwrap();
-            host.then(0, |_| (exit(Reason::Interrupted), 2));
+            host.exit(0, page::Exit { data: 2, ..exit(Reason::Wake) });
             host.exit(0, call(OFF));
             let _ = first.run(&TestBus::default()).unwrap();
         }
