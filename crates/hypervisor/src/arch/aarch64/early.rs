@@ -1,0 +1,97 @@
+//! Before there are tables of our own: a map of everything as device memory but the image, and the sentence for the wrong level.
+//!
+//! Caches and MMU are off: no atomics here that exclude others, which such memory may not have.
+
+use core::arch::global_asm;
+use core::fmt::Write;
+
+use address::HostPhys;
+use arm::control::{MAIR, sctlr};
+use arm::descriptor::{TABLE, VALID, level_shift, stage1};
+
+use super::{Frame, STACK, layout, set_this_cpu};
+use crate::console::Uart;
+use crate::fdt::{Fdt, total_size};
+use crate::platform;
+use crate::pool::POOL_BYTES;
+use crate::problem::Problem;
+use crate::regions::Region;
+
+global_asm!(
+    include_str!("start.s"),
+    stack = const STACK,
+    mair = const MAIR,
+    sctlr = const sctlr::EL2_RES1 | sctlr::M | sctlr::C | sctlr::I | sctlr::SA,
+    frame = const size_of::<Frame>(),
+);
+
+/// A root, two tables of 512 GiB and one of 1 GiB.
+#[repr(C, align(4096))]
+struct Early([[u64; 512]; 4]);
+static mut EARLY: Early = Early([[0; 512]; 4]);
+
+/// What `use_table` takes.
+#[repr(C)]
+struct Regime {
+    root: u64,
+    translation: u64,
+}
+
+/// The first map: the image and the pool behind it as normal memory in blocks of 2 MiB, the first 512 GiB and those around the image
+/// otherwise as a device. An image that crosses 1 GiB is not what a loader does with a few MiB; the entries are cut off there, and the
+/// first access beyond stops.
+#[unsafe(no_mangle)]
+extern "C" fn early_tables(image: u64) -> Regime {
+    // SAFETY: one processor runs, and this is the only use of it until the walks start.
+    let Early([root, first, own, blocks]) = unsafe { &mut *core::ptr::addr_of_mut!(EARLY) };
+    let entry = |table: &[u64; 512]| table.as_ptr() as u64 | TABLE | VALID;
+    let (top, giga) = ((image >> level_shift(0)) as usize & 511, image >> level_shift(1));
+    let normal = Region { start: image & !0x1f_ffff, end: layout().data.end + POOL_BYTES };
+    for n in 0..512u64 {
+        let device = |address: u64| address | stage1::DEVICE | VALID;
+        first[n as usize] = device(n << level_shift(1));
+        own[n as usize] = device((top as u64) << level_shift(0) | n << level_shift(1));
+        let address = giga << level_shift(1) | n << level_shift(2);
+        let inside = address >= normal.start && address < normal.end;
+        blocks[n as usize] = if inside { address | stage1::NORMAL | VALID } else { device(address) };
+    }
+    own[giga as usize & 511] = entry(blocks);
+    root[0] = entry(first);
+    root[top] = entry(own);
+    set_this_cpu(None);
+    Regime { root: root.as_ptr() as u64, translation: super::setup::translation_control() }
+}
+
+/// Started at another level than EL2: says so, if the device tree and its UART can be read, and stops.
+#[unsafe(no_mangle)]
+extern "C" fn wrong_level(tree: u64, level: u64) -> ! {
+    if let Some(uart) = device_tree(HostPhys(tree)).and_then(platform::find_uart) {
+        let _ = writeln!(Uart::new(uart), "auberge: {}", Problem::WrongLevel(level));
+    }
+    super::stop()
+}
+
+/// The firmware's device tree, if there is one at `tree`.
+pub fn device_tree(tree: HostPhys) -> Option<Fdt<'static>> {
+    if tree.0 == 0 || tree.0 & 7 != 0 {
+        return None;
+    }
+    // SAFETY: the boot protocol says that X0 is the device tree's address; no more than its header is read before its magic number
+    // was seen. It stays as it is until the control domain runs.
+    let header = unsafe { super::bytes(Region::sized(tree.0, 8)?) };
+    // SAFETY: as above; the length is the tree's own, with a bound.
+    Fdt::new(unsafe { super::bytes(Region::sized(tree.0, total_size(header)? as u64)?) })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn start(tree: u64) -> ! {
+    match device_tree(HostPhys(tree)) {
+        Some(fdt) => crate::boot::start(fdt),
+        None => super::stop(),
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn secondary(cpu: &'static crate::per_cpu::PerCpu) -> ! {
+    crate::boot::secondary(cpu)
+}

@@ -1,0 +1,104 @@
+//! A processor that does nothing but remember: for tests on the host.
+
+use core::cell::Cell;
+use std::thread_local;
+
+use address::HostPhys;
+
+use crate::boot::Layout;
+use crate::calls::SharedPage;
+use crate::control::Control;
+use crate::firmware::Arguments;
+use crate::per_cpu::PerCpu;
+use crate::pool::Page;
+use crate::regions::Region;
+
+/// Bits of MPIDR that name a processor.
+pub const AFFINITY: u64 = 0xff_00ff_ffff;
+/// All ones where the firmware is called with 64-bit arguments.
+pub const CALL_WIDTH: u64 = u64::MAX;
+/// Physical memory of each test's own.
+pub const RAM: u64 = 0x4000_0000;
+pub const RAM_PAGES: usize = 8;
+
+thread_local! {
+    static PAGES: &'static [SharedPage; RAM_PAGES] =
+        std::boxed::Box::leak(std::boxed::Box::new([const { SharedPage::zeroed() }; RAM_PAGES]));
+    static LAST_SMC: Cell<Arguments> = const { Cell::new([0; 18]) };
+}
+
+/// # Panics
+/// Outside the fake RAM: a check is missing then.
+pub fn shared_page(address: HostPhys) -> &'static SharedPage {
+    &PAGES.with(|pages| *pages)[((address.0 - RAM) / 4096) as usize]
+}
+
+/// The firmware: succeeds.
+pub fn smc(x: &mut Arguments) {
+    LAST_SMC.set(*x);
+    x[0] = 0;
+}
+pub fn last_smc() -> Arguments {
+    LAST_SMC.get()
+}
+pub fn forget_smc() {
+    LAST_SMC.set([0; 18]);
+}
+
+pub fn entry_address() -> u64 {
+    0xffff_1000
+}
+pub fn clean_per_cpu(cpu: &PerCpu) -> u64 {
+    cpu as *const PerCpu as u64
+}
+pub fn guest_features() -> u64 {
+    hypercall::features::AARCH64
+}
+pub fn stage2_bits() -> u32 {
+    40
+}
+pub fn affinity() -> u64 {
+    0
+}
+pub fn seconds() -> u64 {
+    0
+}
+pub fn read32(_register: HostPhys) -> u32 {
+    0
+}
+pub fn write32(_register: HostPhys, _value: u32) {}
+pub fn clean(_region: Region) {}
+pub fn set_this_cpu(_cpu: Option<&'static PerCpu>) {}
+pub fn prepare_boot_record(_cpu: &PerCpu, _root: HostPhys, _index: usize) {}
+
+const NO_MACHINE: &str = "there is no machine under the fake architecture";
+
+pub fn layout() -> Layout {
+    unimplemented!("{NO_MACHINE}")
+}
+pub fn stop() -> ! {
+    unimplemented!("{NO_MACHINE}")
+}
+pub fn enter_control(_control: &Control, _cpu: &PerCpu, _entry: HostPhys, _argument: u64) -> ! {
+    unimplemented!("{NO_MACHINE}")
+}
+/// # Safety
+/// None is needed: it panics.
+pub unsafe fn use_stage1(_root: HostPhys) {
+    unimplemented!("{NO_MACHINE}")
+}
+/// # Safety
+/// None is needed: it panics.
+pub unsafe fn bytes(_region: Region) -> &'static [u8] {
+    unimplemented!("{NO_MACHINE}")
+}
+/// # Safety
+/// None is needed: it panics.
+pub unsafe fn bytes_mut(_region: Region) -> &'static mut [u8] {
+    unimplemented!("{NO_MACHINE}")
+}
+/// # Safety
+/// None is needed: it panics.
+pub unsafe fn pages(_region: Region) -> &'static [Page] {
+    unimplemented!("{NO_MACHINE}")
+}

@@ -1,0 +1,176 @@
+//! From the first line of Rust to the control domain's first instruction.
+
+use core::sync::atomic::Ordering;
+
+use address::HostPhys;
+use arm::descriptor::stage1;
+use spin::Once;
+
+use crate::console::{self, Uart};
+use crate::control::{self, Control};
+use crate::control_tree::{self, Changes};
+use crate::fdt::Fdt;
+use crate::image::{self, Image};
+use crate::per_cpu::{CPUS, PerCpu};
+use crate::platform::{self, Platform};
+use crate::pool::{POOL_BYTES, Pool};
+use crate::problem::Problem;
+use crate::regions::Region;
+use crate::table::{MapError, Table};
+use crate::{arch, say};
+
+/// Where the hypervisor's image lies; the parts follow one another.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub text: Region,
+    pub read_only: Region,
+    pub data: Region,
+}
+
+static POOL: Once<Pool> = Once::new();
+
+/// The hypervisor's pages; `None` before they are known.
+pub fn pool() -> Option<&'static Pool> {
+    POOL.get()
+}
+
+/// Starts the control domain that `fdt` describes, or says why not and stops.
+pub fn start(fdt: Fdt) -> ! {
+    if let Some(uart) = platform::find_uart(fdt) {
+        console::set(Uart::new(uart));
+    }
+    match prepare(fdt) {
+        Ok((control, kernel, tree)) => arch::enter_control(control, &CPUS[0], kernel, tree.0),
+        Err(problem) => {
+            say!("{problem}");
+            arch::stop()
+        }
+    }
+}
+
+/// A processor that the control domain has started or resumed.
+pub fn secondary(cpu: &'static PerCpu) -> ! {
+    arch::set_this_cpu(Some(cpu));
+    let (entry, argument) = cpu.start.take();
+    match control::get() {
+        Some(control) => arch::enter_control(control, cpu, HostPhys(entry), argument),
+        None => arch::stop(),
+    }
+}
+
+/// Everything before the control domain runs: its kernel's entry, and its device tree.
+fn prepare(fdt: Fdt) -> Result<(&'static Control, HostPhys, HostPhys), Problem> {
+    let platform = Platform::new(fdt, arch::affinity())?;
+    let layout = arch::layout();
+    let pool_region = Region { start: layout.data.end, end: layout.data.end + POOL_BYTES };
+    let own = Region { start: layout.text.start, end: pool_region.end.next_multiple_of(image::ALIGN) };
+    if !platform.memory.iter().any(|m| m.contains(&own)) {
+        return Err(Problem::TooLittleMemory("the hypervisor"));
+    }
+    let others = [Some(platform.kernel), platform.ramdisk, Some(source(fdt))];
+    if let Some(other) = others.into_iter().flatten().find(|m| m.overlaps(&own)) {
+        return Err(Problem::ModuleMisplaced(other));
+    }
+    // SAFETY: it lies behind the image, within what the image's header claims, and in memory; this is its only use.
+    let pool = POOL.call_once(|| Pool::new(pool_region.address(), unsafe { arch::pages(pool_region) }));
+
+    let uart = platform::find_uart(fdt);
+    let root =
+        own_table(pool, &platform, layout, own, uart).map_err(|_| Problem::TooLittleMemory("tables"))?;
+    // SAFETY: it maps the image, the pool, all RAM, the UART and the GIC, each at its own address.
+    unsafe { arch::use_stage1(root) };
+
+    for (n, (cpu, affinity)) in CPUS.iter().zip(&platform.cpus).enumerate() {
+        cpu.index.store(n as u32, Ordering::Relaxed);
+        cpu.affinity.store(*affinity, Ordering::Relaxed);
+        arch::prepare_boot_record(cpu, root, n);
+    }
+    arch::set_this_cpu(Some(&CPUS[0]));
+
+    let doorbell = platform::find_doorbell(fdt, &platform.memory).ok_or(Problem::NoDoorbell)?;
+    let (kernel, tree) = load(fdt, &platform, own, doorbell)?;
+    let mut holes = [own, Region { start: doorbell.0, end: doorbell.0 + 4096 }, own, own];
+    if let Some((gich, gicv)) = platform.gic.virtualization {
+        (holes[2], holes[3]) = (gich, gicv);
+    }
+    let stage2 =
+        control::stage2(pool, arch::stage2_bits(), &holes).map_err(|_| Problem::TooLittleMemory("tables"))?;
+    let memory = control::memory_without(&platform.memory, own)?;
+    let control = control::set(Control { memory, doorbell, stage2, gic: platform.gic.version });
+    say!(
+        "control domain on {} processors, GICv{}, hypervisor at {own}, doorbell {doorbell}",
+        platform.cpus.len(),
+        control.gic
+    );
+    Ok((control, kernel, tree))
+}
+
+/// Where the firmware's tree is.
+fn source(fdt: Fdt) -> Region {
+    let start = fdt.bytes.as_ptr() as u64;
+    Region { start, end: start + fdt.bytes.len() as u64 }
+}
+
+/// EL2's own stage 1: RAM, our image by what is in it, and the devices that we use.
+fn own_table(
+    pool: &Pool,
+    platform: &Platform,
+    layout: Layout,
+    own: Region,
+    uart: Option<HostPhys>,
+) -> Result<HostPhys, MapError> {
+    const DATA: u64 = stage1::NORMAL | stage1::EXECUTE_NEVER;
+    let table = Table::new_stage1(pool).ok_or(MapError::NoMemory)?;
+    let map = |region: Region, attributes| {
+        let pages = region.pages();
+        table.map(pool, pages.start, pages.address(), pages.size(), attributes)
+    };
+    map(layout.text, stage1::NORMAL | stage1::READ_ONLY)?;
+    map(layout.read_only, DATA | stage1::READ_ONLY)?;
+    map(Region { start: layout.data.start, end: own.end }, DATA)?;
+    for region in control::memory_without(&platform.memory, own).map_err(|_| MapError::NoMemory)? {
+        // Whole pages only: what isn't one is not usable memory.
+        let whole = Region { start: region.start.next_multiple_of(4096), end: region.end & !0xfff };
+        if whole.start < whole.end {
+            map(whole, DATA)?;
+        }
+    }
+    let uart = uart.map(|u| Region { start: u.0, end: u.0 + 4096 });
+    for device in uart.into_iter().chain(platform.gic.frames.iter().copied()) {
+        match map(device, stage1::DEVICE) {
+            // Frames of one page, or a tree that names one twice.
+            Ok(()) | Err(MapError::Mapped) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(table.root)
+}
+
+/// Puts the kernel and the control domain's device tree where they go.
+fn load(
+    fdt: Fdt,
+    platform: &Platform,
+    own: Region,
+    doorbell: HostPhys,
+) -> Result<(HostPhys, HostPhys), Problem> {
+    if platform.kernel.overlaps(&source(fdt)) {
+        return Err(Problem::ModuleMisplaced(platform.kernel));
+    }
+    // SAFETY: the module is in RAM (`Platform::new`) and not in ours; nothing else runs.
+    let file = unsafe { arch::bytes(platform.kernel) };
+    let image = Image::new(file)?;
+    let changes = Changes { bootargs: platform.bootargs, ramdisk: platform.ramdisk, own, doorbell };
+    let room = control_tree::room(fdt, &changes) as u64;
+    let to = control::placement(platform, own, source(fdt), image, room)?;
+    // SAFETY: `placement` chose RAM that is neither ours, nor a module's, nor the firmware's: its tree's, or reserved.
+    let length =
+        control_tree::write(fdt, &changes, unsafe { arch::bytes_mut(to.tree) }).ok_or(Problem::Tree)?;
+    arch::clean(Region { start: to.tree.start, end: to.tree.start + length as u64 });
+    if to.kernel.start != platform.kernel.start {
+        // SAFETY: as above; source and target don't overlap.
+        let target = unsafe { arch::bytes_mut(to.kernel) };
+        target[..file.len()].copy_from_slice(file);
+        arch::clean(to.kernel);
+    }
+    Ok((to.kernel.address(), to.tree.address()))
+}

@@ -1,0 +1,108 @@
+//! The control domain: where its kernel goes, what is its memory and what isn't.
+
+use address::HostPhys;
+use arm::descriptor::stage2::{NORMAL, READ, WRITE};
+use arrayvec::ArrayVec;
+use spin::Once;
+
+use crate::image::{self, Image};
+use crate::platform::Platform;
+use crate::pool::Pool;
+use crate::problem::Problem;
+use crate::regions::{Region, Regions, place};
+use crate::table::{MapError, Table};
+
+/// The control domain as it runs.
+#[derive(Debug)]
+pub struct Control {
+    /// Its RAM: all there is, less ours.
+    pub memory: Regions,
+    pub doorbell: HostPhys,
+    pub stage2: Table,
+    /// GIC version, 2 or 3.
+    pub gic: u32,
+}
+
+static CONTROL: Once<Control> = Once::new();
+
+/// The control domain; `None` before it has been set up.
+pub fn get() -> Option<&'static Control> {
+    CONTROL.get()
+}
+/// Makes it known, once.
+pub fn set(control: Control) -> &'static Control {
+    CONTROL.call_once(|| control)
+}
+
+impl Control {
+    /// Whether `size` bytes from `address` on are its RAM.
+    pub fn owns(&self, address: HostPhys, size: u64) -> bool {
+        Region::sized(address.0, size).is_some_and(|r| self.memory.iter().any(|m| m.contains(&r)))
+    }
+}
+
+/// Where things go before it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The kernel with what it uses behind its file; where its file is, if that is a good place.
+    pub kernel: Region,
+    pub tree: Region,
+}
+
+/// `memory` without `own`.
+pub fn memory_without(memory: &[Region], own: Region) -> Result<Regions, Problem> {
+    let mut rest = Regions::new();
+    for region in memory {
+        let before = Region { start: region.start, end: region.end.min(own.start) };
+        let after = Region { start: region.start.max(own.end), end: region.end };
+        for part in [before, after] {
+            if part.start < part.end {
+                rest.try_push(part).map_err(|_| Problem::TooManyRegions)?;
+            }
+        }
+    }
+    Ok(rest)
+}
+
+/// Decides where the kernel and a tree of `tree` bytes go; the firmware's tree, in `source`, stays as it is.
+pub fn placement(
+    platform: &Platform,
+    own: Region,
+    source: Region,
+    image: Image,
+    tree: u64,
+) -> Result<Placement, Problem> {
+    let memory = memory_without(&platform.memory, own)?;
+    let modules = [Some(platform.kernel), platform.ramdisk];
+    for module in modules.iter().flatten() {
+        if module.overlaps(&own) || module.overlaps(&source) {
+            return Err(Problem::ModuleMisplaced(*module));
+        }
+    }
+    let mut taken: ArrayVec<Region, 72> = platform.reserved.iter().copied().collect();
+    taken.extend([Some(own), Some(source), platform.ramdisk].into_iter().flatten());
+    let in_place = Region::sized(platform.kernel.start, image.size).filter(|r| {
+        r.start % image::ALIGN == image.text_offset
+            && memory.iter().any(|m| m.contains(r))
+            && !taken.iter().any(|t| t.overlaps(r))
+    });
+    taken.push(platform.kernel);
+    let kernel = in_place
+        .or_else(|| place(&memory, &taken, image.size, image::ALIGN, image.text_offset))
+        .ok_or(Problem::TooLittleMemory("the kernel"))?;
+    taken.push(kernel);
+    let tree =
+        place(&memory, &taken, tree, image::ALIGN, 0).ok_or(Problem::TooLittleMemory("the device tree"))?;
+    Ok(Placement { kernel, tree })
+}
+
+/// The control domain's stage 2: everything at its own address, but for `holes`. All of it is normal memory there, so that stage 1, which
+/// says what is a device, decides.
+pub fn stage2(pool: &Pool, bits: u32, holes: &[Region]) -> Result<Table, MapError> {
+    let table = Table::new(pool, bits).ok_or(MapError::NoMemory)?;
+    table.map(pool, 0, HostPhys(0), 1 << bits, NORMAL | READ | WRITE)?;
+    for hole in holes {
+        table.unmap(pool, hole.pages().start, hole.pages().size())?;
+    }
+    Ok(table)
+}
