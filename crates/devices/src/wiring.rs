@@ -34,6 +34,24 @@ pub trait Timed: Send {
     fn expire(&mut self, now: Nanos);
 }
 
+/// The other end of a serial line. Called with the UART locked: it must neither block nor call back.
+pub trait SerialOutput: Send {
+    /// Takes bytes the guest sent; gives how many, the rest is offered again. A sink that wants to drop takes all.
+    fn write(&mut self, bytes: &[u8]) -> usize;
+    /// The receiver has room again after [`SerialPort::input`] took less than it was given.
+    fn input_room(&mut self) {}
+}
+
+/// A UART, as the board reaches it.
+pub trait SerialPort: Send {
+    /// Bytes from the line; gives how many were taken. With the rest, come again after [`SerialOutput::input_room`].
+    fn input(&mut self, bytes: &[u8]) -> usize;
+    /// The [`SerialOutput`] has room again.
+    fn output_ready(&mut self);
+    /// Master reset.
+    fn reset(&mut self);
+}
+
 /// Registers in the processor's I/O port space. The board locks the device around each call.
 pub trait PortDevice: Send {
     /// `offset` from the device's first port; `data` is 1, 2 or 4 bytes, little-endian.

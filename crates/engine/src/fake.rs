@@ -3,9 +3,12 @@
 //! A script is a list of [`Step`]s, each a closure that acts on the bus and on memory as a guest would and says what
 //! comes [`Next`]. A register file put into a vCPU (boot, reset) starts its script anew. At its end it is halted.
 
-use crate::{Arch, Bus, Engine, Exit, Kick, Msi, Probe, Result, Vcpu, VcpuState, Vm, VmConfig};
+use crate::{
+    Arch, Bus, Engine, Exit, Gic, GicVersion, Kick, Msi, Probe, Result, Vcpu, VcpuState, Vm, VmConfig,
+};
 use address::GuestPhys;
 use memory::GuestMemory;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What follows a step.
@@ -77,7 +80,11 @@ impl Cpu<'_> {
     }
     /// Level of line 0: on x86, INTR.
     pub fn intr(&self) -> bool {
-        self.vm.lock().lines & 1 != 0
+        self.line(0)
+    }
+    /// Level of a line: on ARM, of the SPI with this INTID.
+    pub fn line(&self, line: u32) -> bool {
+        self.vm.lock().lines.contains(&line)
     }
     /// Takes the oldest MSI that was sent, to whichever vCPU.
     pub fn take_msi(&self) -> Option<Msi> {
@@ -89,6 +96,7 @@ impl Cpu<'_> {
 /// The engine; one script for each vCPU, those without one are halted from the start.
 #[derive(Default)]
 pub struct FakeEngine {
+    gic: Option<GicVersion>,
     scripts: Mutex<Vec<Arc<[Step]>>>,
     vm: Mutex<Option<Arc<FakeVm>>>,
 }
@@ -103,6 +111,11 @@ impl FakeEngine {
         let engine = Self::default();
         engine.add_script(script);
         engine
+    }
+    /// As on an ARM host with this GIC.
+    pub fn with_gic(mut self, version: GicVersion) -> Self {
+        self.gic = Some(version);
+        self
     }
     /// The next vCPU's script.
     pub fn add_script(&self, script: Vec<Step>) {
@@ -121,10 +134,14 @@ impl Engine for FakeEngine {
     fn probe(&self) -> Probe {
         Probe::Usable { rank: 0 }
     }
+    fn gic(&self) -> Option<GicVersion> {
+        self.gic
+    }
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>> {
         let vm = Arc::new_cyclic(|me| FakeVm {
             me: me.clone(),
             arch: config.arch,
+            gic: config.gic,
             memory: config.memory,
             scripts: lock(&self.scripts).clone(),
             state: Mutex::default(),
@@ -138,8 +155,8 @@ impl Engine for FakeEngine {
 #[derive(Default)]
 struct State {
     msis: Vec<Msi>,
-    /// One bit a line.
-    lines: u64,
+    /// Those that are high.
+    lines: BTreeSet<u32>,
     line_changes: Vec<(u32, bool)>,
     /// By vCPU.
     kicked: Vec<bool>,
@@ -151,6 +168,7 @@ struct State {
 pub struct FakeVm {
     me: std::sync::Weak<FakeVm>,
     arch: Arch,
+    gic: Option<Gic>,
     memory: Arc<GuestMemory>,
     scripts: Vec<Arc<[Step]>>,
     state: Mutex<State>,
@@ -181,6 +199,9 @@ impl FakeVm {
     pub fn arch(&self) -> Arch {
         self.arch
     }
+    pub fn gic(&self) -> Option<Gic> {
+        self.gic
+    }
 }
 
 impl Vm for FakeVm {
@@ -199,10 +220,9 @@ impl Vm for FakeVm {
         Ok(())
     }
     fn set_line(&self, line: u32, level: bool) -> Result<()> {
-        let bit = 1u64.checked_shl(line).unwrap_or(0);
         self.change(|s| {
-            if (s.lines & bit != 0) != level {
-                s.lines ^= bit;
+            let changed = if level { s.lines.insert(line) } else { s.lines.remove(&line) };
+            if changed {
                 s.line_changes.push((line, level));
             }
         });

@@ -1,6 +1,8 @@
 //! What a person or the daemon says about a machine.
 
 use crate::Error;
+use crate::boot::{self, Files, ModuleBytes};
+use engine::Arch;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -70,11 +72,35 @@ pub struct Module {
 /// The kernel that is booted in the firmware's place.
 #[derive(Clone, Debug)]
 pub struct Boot {
-    /// A bzImage, an ELF with the PVH note, or a Multiboot 1 image.
+    /// For a pc a bzImage, an ELF with the PVH note, or a Multiboot 1 image; for a virt board a 64-bit Image, compressed or not, or
+    /// a 32-bit zImage.
     pub kernel: Source,
     /// In order. Linux takes exactly one initrd, so for it they are laid end to end, each at a 4-byte boundary.
     pub modules: Vec<Module>,
     pub command_line: String,
+}
+
+impl Boot {
+    /// Reads the kernel and modules anew and hands them to a loader; `limit` is the bytes of the guest's RAM.
+    pub(crate) fn load<T>(
+        &self,
+        limit: u64,
+        loader: impl FnOnce(Files<'_>) -> Result<T, boot::Error>,
+    ) -> Result<T, Error> {
+        let kernel = self.kernel.read("kernel", limit)?;
+        let read = |m: &Module| m.source.read("initrd", limit);
+        let modules = self.modules.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let modules = modules.iter().zip(&self.modules);
+        let modules: Vec<_> =
+            modules.map(|(bytes, m)| ModuleBytes { bytes, command_line: &m.command_line }).collect();
+        let files = Files {
+            kernel_name: self.kernel.name(),
+            kernel: &kernel,
+            modules: &modules,
+            command_line: &self.command_line,
+        };
+        loader(files).map_err(|source| Error::Boot { name: self.kernel.name().to_string(), source })
+    }
 }
 
 /// What a reset of the guest does.
@@ -91,10 +117,10 @@ pub enum OnReset {
 /// locked, so it never blocks, and never calls the machine back.
 pub trait Output: Send + Sync {
     /// Takes what it has room for and gives how many bytes that were; an output that would rather lose bytes than
-    /// hold the guest up takes all. The console's rest is offered again after [`crate::PcHandle::console_output_ready`];
+    /// hold the guest up takes all. The console's rest is offered again after [`crate::Handle::console_output_ready`];
     /// a debug port's is lost.
     fn write(&self, bytes: &[u8]) -> usize;
-    /// The console's receiver may have room again after [`crate::PcHandle::console_input`] took less than it was given.
+    /// The console's receiver may have room again after [`crate::Handle::console_input`] took less than it was given.
     fn input_room(&self) {}
 }
 
@@ -116,7 +142,7 @@ pub struct PcConfig {
     pub boot: Boot,
     /// One virtio block device each, in order.
     pub disks: Vec<Arc<dyn disk::Image>>,
-    /// What the guest sends to COM1 and to its virtio console, hvc0. Input comes by [`crate::PcHandle::console_input`].
+    /// What the guest sends to COM1 and to its virtio console, hvc0. Input comes by [`crate::Handle::console_input`].
     pub console: Arc<dyn Output>,
     /// Port (QEMU's is usually 0xf4) where a write ends the machine with [`Ending::DebugExit`].
     pub debug_exit: Option<u16>,
@@ -147,10 +173,47 @@ impl PcConfig {
     }
 }
 
+/// A whole `virt` machine.
+pub struct VirtConfig {
+    /// For thread names and messages.
+    pub name: String,
+    /// [`Arch::Aarch64`] or [`Arch::Armv7`]; see [`crate::virt::arch_of`].
+    pub arch: Arch,
+    /// 1 to 8 with a GICv2, 1 to 16 with a GICv3.
+    pub vcpus: u32,
+    /// RAM in bytes, a multiple of 4 KiB, at least 16 MiB and at most what the host has.
+    pub memory_bytes: u64,
+    pub boot: Boot,
+    /// One virtio block device each, in order.
+    pub disks: Vec<Arc<dyn disk::Image>>,
+    /// What the guest sends to its UART and to its virtio console, hvc0. Input comes by [`crate::Handle::console_input`].
+    pub console: Arc<dyn Output>,
+    /// A virtio entropy device.
+    pub entropy: bool,
+    pub on_reset: OnReset,
+}
+
+impl VirtConfig {
+    /// A machine with one vCPU, 512 MiB, no disk, an entropy device and nobody listening.
+    pub fn new(name: impl Into<String>, arch: Arch, boot: Boot) -> Self {
+        Self {
+            name: name.into(),
+            arch,
+            vcpus: 1,
+            memory_bytes: 512 << 20,
+            boot,
+            disks: Vec::new(),
+            console: Arc::new(()),
+            entropy: true,
+            on_reset: OnReset::default(),
+        }
+    }
+}
+
 /// How a machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The guest powered off (ACPI S5).
+    /// The guest powered off (ACPI S5, PSCI SYSTEM_OFF).
     PoweredOff,
     /// The guest reset, and was configured with [`OnReset::End`].
     Reset,
@@ -158,6 +221,6 @@ pub enum Ending {
     DebugExit(u32),
     /// It can't go on; a sentence that says why.
     Crashed(String),
-    /// [`crate::PcHandle::stop`].
+    /// [`crate::Handle::stop`].
     Stopped,
 }

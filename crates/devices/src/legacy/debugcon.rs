@@ -1,7 +1,6 @@
 //! The debug console of Bochs and QEMU: bytes written come out, a read tells that it is there.
 
-use super::SerialOutput;
-use crate::wiring::PortDevice;
+use crate::wiring::{PortDevice, SerialOutput};
 
 /// Bochs' port, and the one firmware uses.
 pub const DEFAULT_PORT: u16 = 0xe9;

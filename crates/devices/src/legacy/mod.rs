@@ -25,7 +25,7 @@ pub use post_code::PostCode;
 pub use reset_control::ResetControl;
 pub use rtc::Rtc;
 pub use speaker::Speaker;
-pub use uart16550::{SerialOutput, Uart16550};
+pub use uart16550::Uart16550;
 
 /// A write to a device of 8-bit registers, as an ISA bus splits it: each byte to the next offset.
 fn each_byte(offset: u16, data: &[u8]) -> impl Iterator<Item = (u16, u8)> + '_ {

@@ -2,11 +2,11 @@
 //!
 //! Flow control. What the guest sends goes to a [`SerialOutput`], which takes what it has room for. While it has none the
 //! bytes stay in the 16-byte FIFO and THRE is withheld, so that a guest can't flood anybody: call
-//! [`Uart16550::output_ready`] when there is room again. What comes in waits in the receive FIFO; the caller keeps what
-//! [`Uart16550::input`] didn't take, and tries again when told so by [`SerialOutput::input_room`].
+//! [`SerialPort::output_ready`] when there is room again. What comes in waits in the receive FIFO; the caller keeps what
+//! [`SerialPort::input`] didn't take, and tries again when told so by [`SerialOutput::input_room`].
 
 use super::{each_byte, fill_bytes};
-use crate::wiring::{IrqLine, PortDevice};
+use crate::wiring::{IrqLine, PortDevice, SerialOutput, SerialPort};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -15,14 +15,6 @@ pub const PORTS: u16 = 8;
 /// The first port of COM1, and its interrupt line.
 pub const COM1: u16 = 0x3f8;
 pub const COM1_IRQ: u8 = 4;
-
-/// The other end of the line. Called with the UART locked: it must neither block nor call back.
-pub trait SerialOutput: Send {
-    /// Takes bytes the guest sent; gives how many, the rest is offered again. A sink that wants to drop takes all.
-    fn write(&mut self, bytes: &[u8]) -> usize;
-    /// The receive FIFO has room again after [`Uart16550::input`] took less than it was given.
-    fn input_room(&mut self) {}
-}
 
 const FIFO: usize = 16;
 
@@ -86,7 +78,7 @@ pub struct Uart16550 {
     output: Box<dyn SerialOutput>,
     receive: VecDeque<u8>,
     transmit: VecDeque<u8>,
-    /// [`Uart16550::input`] left something behind.
+    /// [`SerialPort::input`] left something behind.
     input_waits: bool,
     ier: u8,
     fcr: u8,
@@ -119,45 +111,6 @@ impl Uart16550 {
             overrun: false,
             transmit_interrupt: false,
         }
-    }
-
-    /// Master reset. What was still to be sent is sent if there is room, and else lost.
-    pub fn reset(&mut self) {
-        self.drain();
-        self.receive.clear();
-        self.transmit.clear();
-        self.ier = 0;
-        self.fcr = 0;
-        self.lcr = 0;
-        self.mcr = 0;
-        self.msr = msr::CTS | msr::DSR | msr::DCD;
-        self.scratch = 0;
-        self.divisor = 12;
-        self.overrun = false;
-        self.transmit_interrupt = false;
-        self.offer_room();
-        self.update_irq();
-    }
-
-    /// Bytes from the line; gives how many were taken. With the rest, come again after [`SerialOutput::input_room`].
-    pub fn input(&mut self, bytes: &[u8]) -> usize {
-        // In loopback the line is disconnected from the receiver: what comes is kept waiting, not lost.
-        let room = if self.mcr & mcr::LOOPBACK != 0 {
-            0
-        } else {
-            self.capacity().saturating_sub(self.receive.len())
-        };
-        let taken = room.min(bytes.len());
-        self.receive.extend(&bytes[..taken]);
-        self.input_waits = taken < bytes.len();
-        self.update_irq();
-        taken
-    }
-
-    /// The [`SerialOutput`] has room again.
-    pub fn output_ready(&mut self) {
-        self.drain();
-        self.update_irq();
     }
 
     fn fifos_on(&self) -> bool {
@@ -358,6 +311,45 @@ impl Uart16550 {
             7 => self.scratch = value,
             _ => {}
         }
+    }
+}
+
+impl SerialPort for Uart16550 {
+    /// Master reset. What was still to be sent is sent if there is room, and else lost.
+    fn reset(&mut self) {
+        self.drain();
+        self.receive.clear();
+        self.transmit.clear();
+        self.ier = 0;
+        self.fcr = 0;
+        self.lcr = 0;
+        self.mcr = 0;
+        self.msr = msr::CTS | msr::DSR | msr::DCD;
+        self.scratch = 0;
+        self.divisor = 12;
+        self.overrun = false;
+        self.transmit_interrupt = false;
+        self.offer_room();
+        self.update_irq();
+    }
+
+    fn input(&mut self, bytes: &[u8]) -> usize {
+        // In loopback the line is disconnected from the receiver: what comes is kept waiting, not lost.
+        let room = if self.mcr & mcr::LOOPBACK != 0 {
+            0
+        } else {
+            self.capacity().saturating_sub(self.receive.len())
+        };
+        let taken = room.min(bytes.len());
+        self.receive.extend(&bytes[..taken]);
+        self.input_waits = taken < bytes.len();
+        self.update_irq();
+        taken
+    }
+
+    fn output_ready(&mut self) {
+        self.drain();
+        self.update_irq();
     }
 }
 

@@ -6,8 +6,8 @@
 
 use super::device::{Device, DeviceId, Doorbell, Progress};
 use super::device_config::DeviceConfig;
-use crate::legacy::uart16550::SerialOutput;
 use crate::pci::lock;
+use crate::wiring::SerialOutput;
 use memory::virtqueue::{self, Chain, Queue};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

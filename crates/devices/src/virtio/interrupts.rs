@@ -1,4 +1,5 @@
-//! How a device tells the driver: MSI-X vectors, or the ISR status and the interrupt pin.
+//! How a device tells the driver: MSI-X vectors, or the ISR status and the interrupt pin. Over MMIO the ISR status is called
+//! InterruptStatus, and there are no vectors.
 
 use crate::pci::{Msix, lock};
 use crate::wiring::IrqLine;
@@ -22,7 +23,8 @@ struct PinState {
 
 /// A device's interrupts. From any thread.
 pub struct Interrupts {
-    msix: Arc<Msix>,
+    /// Over PCI.
+    msix: Option<Arc<Msix>>,
     pin: Mutex<PinState>,
     config_vector: AtomicU16,
     queue_vectors: Vec<AtomicU16>,
@@ -31,7 +33,7 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    pub fn new(msix: Arc<Msix>, line: Arc<dyn IrqLine>, queues: usize) -> Arc<Self> {
+    pub fn new(msix: Option<Arc<Msix>>, line: Arc<dyn IrqLine>, queues: usize) -> Arc<Self> {
         Arc::new(Self {
             msix,
             pin: Mutex::new(PinState { isr: 0, disabled: false, level: false, line }),
@@ -42,8 +44,9 @@ impl Interrupts {
         })
     }
 
-    pub fn msix(&self) -> &Msix {
-        &self.msix
+    /// Whether MSI-X is on.
+    pub fn msix_enabled(&self) -> bool {
+        self.msix.as_ref().is_some_and(|m| m.enabled())
     }
 
     /// The used ring of queue `index` has news.
@@ -72,25 +75,26 @@ impl Interrupts {
     }
 
     fn send(&self, vector: u16, isr: u8) {
-        if self.msix.enabled() {
-            self.msix.signal(vector);
-        } else {
-            let mut pin = lock(&self.pin);
-            pin.isr |= isr;
-            self.drive(&mut pin);
+        match &self.msix {
+            Some(msix) if msix.enabled() => msix.signal(vector),
+            _ => {
+                let mut pin = lock(&self.pin);
+                pin.isr |= isr;
+                self.drive(&mut pin);
+            }
         }
     }
 
     /// Puts the pin where it belongs; with the state locked, so that levels go out in order.
     fn drive(&self, pin: &mut PinState) {
-        let level = pin.isr != 0 && !pin.disabled && !self.msix.enabled();
+        let level = pin.isr != 0 && !pin.disabled && !self.msix_enabled();
         if level != pin.level {
             pin.level = level;
             pin.line.set(level);
         }
     }
 
-    /// A read of ISR status: gives it, clears it and releases the pin.
+    /// A read of ISR status over PCI: gives it, clears it and releases the pin.
     pub fn take_isr(&self) -> u8 {
         let mut pin = lock(&self.pin);
         let isr = std::mem::take(&mut pin.isr);
@@ -98,9 +102,16 @@ impl Interrupts {
         isr
     }
 
-    /// Whether a pin interrupt is pending, for the PCI status register.
-    pub fn is_pending(&self) -> bool {
-        lock(&self.pin).isr != 0
+    /// The ISR status; reading it so changes nothing.
+    pub fn isr(&self) -> u8 {
+        lock(&self.pin).isr
+    }
+
+    /// Clears `bits` of the ISR status, and releases the pin when none is left.
+    pub fn acknowledge(&self, bits: u8) {
+        let mut pin = lock(&self.pin);
+        pin.isr &= !bits;
+        self.drive(&mut pin);
     }
 
     /// Follows the PCI command register's interrupt disable bit and MSI-X being switched on or off.
@@ -127,7 +138,7 @@ impl Interrupts {
         }
     }
     fn existing(&self, vector: u16) -> u16 {
-        if vector < self.msix.vectors() { vector } else { NO_VECTOR }
+        if self.msix.as_ref().is_some_and(|m| vector < m.vectors()) { vector } else { NO_VECTOR }
     }
 
     /// The device was reset (VIRTIO 1.2, 2.4): no vectors, nothing pending.

@@ -20,7 +20,7 @@ pub const HEADER_MAX: u64 = 24;
 
 /// Where the device's configuration begins.
 fn header(r: &Registers) -> u64 {
-    if r.interrupts.msix().enabled() { HEADER_MAX } else { CONFIG_MSIX_VECTOR }
+    if r.interrupts.msix_enabled() { HEADER_MAX } else { CONFIG_MSIX_VECTOR }
 }
 
 /// Reads registers.

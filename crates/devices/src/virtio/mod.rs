@@ -1,6 +1,6 @@
-//! Virtio devices over PCI: the devices themselves, and what lies between them and the bus.
+//! Virtio devices over PCI and MMIO: the devices themselves, and what lies between them and the guest.
 //!
-//! Source: Virtual I/O Device (VIRTIO) 1.2. A vCPU's access ends in the registers ([`transport_pci`]); requests are
+//! Source: Virtual I/O Device (VIRTIO) 1.2. A vCPU's access ends in the registers ([`transport_pci`], [`transport_mmio`]); requests are
 //! done by the device's own thread ([`runner`]), one at a time, so that a vCPU never waits for a disk, except where it
 //! resets the device during a request.
 
@@ -15,6 +15,7 @@ mod log_limit;
 mod modern;
 mod registers;
 pub mod runner;
+pub mod transport_mmio;
 pub mod transport_pci;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use console::{Console, ConsoleHandle};
 pub use device::{Device, DeviceId, Doorbell, Progress};
 pub use entropy::Entropy;
 pub use runner::Runner;
+pub use transport_mmio::VirtioMmio;
 pub use transport_pci::VirtioPci;
 
 use crate::pci::{self, Address, PciBus, Pin};

@@ -1,7 +1,6 @@
 //! The common configuration structure of the modern interface (VIRTIO 1.2, 4.1.4.3).
 
-use super::registers::{Interface, Registers};
-use address::GuestPhys;
+use super::registers::{Area, Half, Interface, Registers};
 
 /// Bytes in the structure.
 pub const LEN: usize = 56;
@@ -24,23 +23,14 @@ const QUEUE_DESC: u64 = 32;
 const QUEUE_DRIVER: u64 = 40;
 const QUEUE_DEVICE: u64 = 48;
 
-/// The half of a 64-bit feature word that a select register means; beyond 63 all bits are 0.
-fn half(features: u64, select: u32) -> u32 {
-    match select {
-        0 => features as u32,
-        1 => (features >> 32) as u32,
-        _ => 0,
-    }
-}
-
 /// Reads the structure.
 pub fn read(r: &Registers, offset: u64, out: &mut [u8]) {
     let mut s = [0u8; LEN];
     let mut put = |at: u64, bytes: &[u8]| s[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
     put(DEVICE_FEATURE_SELECT, &r.device_feature_select.to_le_bytes());
-    put(DEVICE_FEATURE, &half(r.offered(Interface::Modern), r.device_feature_select).to_le_bytes());
+    put(DEVICE_FEATURE, &r.device_features_selected().to_le_bytes());
     put(DRIVER_FEATURE_SELECT, &r.driver_feature_select.to_le_bytes());
-    put(DRIVER_FEATURE, &half(r.driver_features, r.driver_feature_select).to_le_bytes());
+    put(DRIVER_FEATURE, &r.driver_features_selected().to_le_bytes());
     put(CONFIG_MSIX_VECTOR, &r.interrupts.config_vector().to_le_bytes());
     put(NUM_QUEUES, &r.queue_count().to_le_bytes());
     put(DEVICE_STATUS, &[r.status()]);
@@ -79,11 +69,7 @@ fn write16(r: &mut Registers, offset: u64, value: u16) {
     match offset {
         CONFIG_MSIX_VECTOR => r.interrupts.set_config_vector(value),
         QUEUE_SELECT => r.queue_select = value,
-        QUEUE_SIZE => {
-            if let Some(q) = r.queue_mut().filter(|q| value.is_power_of_two() && value <= q.max) {
-                q.layout.size = value;
-            }
-        }
+        QUEUE_SIZE => r.set_queue_size(value),
         QUEUE_MSIX_VECTOR => r.interrupts.set_queue_vector(r.queue_select.into(), value),
         QUEUE_ENABLE if value == 1 => r.enable_queue(),
         _ => {}
@@ -94,28 +80,18 @@ fn write32(r: &mut Registers, offset: u64, value: u32) {
     match offset {
         DEVICE_FEATURE_SELECT => r.device_feature_select = value,
         DRIVER_FEATURE_SELECT => r.driver_feature_select = value,
-        DRIVER_FEATURE => {
-            let old = r.driver_features;
-            let new = match r.driver_feature_select {
-                0 => old & !0xffff_ffff | u64::from(value),
-                1 => old & 0xffff_ffff | u64::from(value) << 32,
-                _ => old,
-            };
-            r.set_driver_features(new);
-        }
+        DRIVER_FEATURE => r.set_driver_features_selected(value),
         QUEUE_DESC.. => {
-            let Some(q) = r.queue_mut() else { return };
-            let l = &mut q.layout;
-            let fields = [
-                (QUEUE_DESC, &mut l.descriptors),
-                (QUEUE_DRIVER, &mut l.available),
-                (QUEUE_DEVICE, &mut l.used),
+            let areas = [
+                (QUEUE_DESC, Area::Descriptors),
+                (QUEUE_DRIVER, Area::Available),
+                (QUEUE_DEVICE, Area::Used),
             ];
-            for (at, field) in fields {
+            for (at, area) in areas {
                 if offset == at {
-                    *field = GuestPhys(field.0 & !0xffff_ffff | u64::from(value));
+                    r.set_queue_address(area, Half::Low, value);
                 } else if offset == at + 4 {
-                    *field = GuestPhys(field.0 & 0xffff_ffff | u64::from(value) << 32);
+                    r.set_queue_address(area, Half::High, value);
                 }
             }
         }

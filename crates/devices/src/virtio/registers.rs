@@ -1,8 +1,13 @@
-//! What the modern and the legacy interface both show: features, status, queues. Two views of one device.
+//! What all interfaces show: features, status, queues. The modern and the legacy one of PCI are two views of one device; that of MMIO
+//! is a third, of its own.
 
+use super::device::{Device, Doorbell};
 use super::device_config::DeviceConfig;
 use super::interrupts::Interrupts;
 use super::runner::{Core, Runner};
+use crate::pci::Msix;
+use crate::wiring::IrqLine;
+use address::GuestPhys;
 use memory::GuestMemory;
 use memory::virtqueue::{Layout, Options, Queue};
 use std::sync::Arc;
@@ -30,6 +35,54 @@ pub enum Interface {
     Legacy,
 }
 
+/// The three areas of a queue that a driver says the addresses of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// Descriptor area.
+    Descriptors,
+    /// Driver area.
+    Available,
+    /// Device area.
+    Used,
+}
+
+/// A half of a 64-bit register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    Low,
+    High,
+}
+
+impl Half {
+    /// The half of a feature word that a select register means; there is none beyond bit 63.
+    pub fn selected(select: u32) -> Option<Self> {
+        match select {
+            0 => Some(Half::Low),
+            1 => Some(Half::High),
+            _ => None,
+        }
+    }
+    /// This half of `word`.
+    pub fn of(self, word: u64) -> u32 {
+        match self {
+            Half::Low => word as u32,
+            Half::High => (word >> 32) as u32,
+        }
+    }
+    /// `word` with this half changed.
+    pub fn set(self, word: u64, value: u32) -> u64 {
+        match self {
+            Half::Low => word & !0xffff_ffff | u64::from(value),
+            Half::High => word & 0xffff_ffff | u64::from(value) << 32,
+        }
+    }
+}
+
+/// The half of `features` that `select` means, 0 where it means none.
+fn selected(features: u64, select: u32) -> u32 {
+    Half::selected(select).map_or(0, |half| half.of(features))
+}
+
 /// A queue's registers.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueRegisters {
@@ -45,7 +98,7 @@ pub struct QueueRegisters {
 
 impl QueueRegisters {
     fn new(max: u16) -> Self {
-        let zero = address::GuestPhys(0);
+        let zero = GuestPhys(0);
         let layout = Layout { size: max, descriptors: zero, available: zero, used: zero };
         Self { max, layout, enabled: false, pfn: 0, live: false }
     }
@@ -68,7 +121,22 @@ pub struct Registers {
 }
 
 impl Registers {
-    pub fn new(runner: Arc<Runner>, interrupts: Arc<Interrupts>, memory: Arc<GuestMemory>) -> Self {
+    /// Takes a device: makes its runner and its interrupts, through `msix` where there is one, and else `line`.
+    pub fn attach(
+        mut device: Box<dyn Device>,
+        memory: Arc<GuestMemory>,
+        line: Arc<dyn IrqLine>,
+        msix: Option<Arc<Msix>>,
+    ) -> Self {
+        let interrupts = Interrupts::new(msix, line, device.queue_sizes().len());
+        let runner = Arc::new_cyclic(|weak| {
+            device.attach(Doorbell { runner: weak.clone(), interrupts: interrupts.clone() });
+            Runner::new(device, interrupts.clone())
+        });
+        Self::new(runner, interrupts, memory)
+    }
+
+    fn new(runner: Arc<Runner>, interrupts: Arc<Interrupts>, memory: Arc<GuestMemory>) -> Self {
         let (offered, queues, config, max_chain_bytes) = runner.between_requests(|core| {
             let d = &core.device;
             let queues = d.queue_sizes().iter().map(|&n| QueueRegisters::new(n)).collect();
@@ -95,6 +163,23 @@ impl Registers {
         match interface {
             Interface::Modern => self.offered,
             Interface::Legacy => (self.offered | feature::ANY_LAYOUT) & 0xffff_ffff,
+        }
+    }
+
+    /// The half of the device's features that its select register means.
+    pub fn device_features_selected(&self) -> u32 {
+        selected(self.offered(Interface::Modern), self.device_feature_select)
+    }
+
+    /// The half of the driver's features that its select register means.
+    pub fn driver_features_selected(&self) -> u32 {
+        selected(self.driver_features, self.driver_feature_select)
+    }
+
+    /// Sets that half.
+    pub fn set_driver_features_selected(&mut self, value: u32) {
+        if let Some(half) = Half::selected(self.driver_feature_select) {
+            self.set_driver_features(half.set(self.driver_features, value));
         }
     }
 
@@ -171,15 +256,39 @@ impl Registers {
         }
     }
 
-    /// The legacy interface's queue address: 0 takes the queue away.
-    pub fn set_queue_pfn(&mut self, pfn: u32) {
+    /// Sets the selected queue's size, where that is a possible one.
+    pub fn set_queue_size(&mut self, size: u16) {
+        if let Some(q) = self.queue_mut().filter(|q| size.is_power_of_two() && size <= q.max) {
+            q.layout.size = size;
+        }
+    }
+
+    /// Sets half an address of the selected queue.
+    pub fn set_queue_address(&mut self, area: Area, half: Half, value: u32) {
+        let Some(q) = self.queue_mut() else { return };
+        let address = match area {
+            Area::Descriptors => &mut q.layout.descriptors,
+            Area::Available => &mut q.layout.available,
+            Area::Used => &mut q.layout.used,
+        };
+        *address = GuestPhys(half.set(address.0, value));
+    }
+
+    /// Takes the selected queue away from the device; all its registers are as after a reset. When this returns the device
+    /// touches it no more.
+    pub fn disable_queue(&mut self) {
         let index = usize::from(self.queue_select);
         let Some(q) = self.queues.get_mut(index) else { return };
         if q.live {
             self.runner.between_requests(|core| take_queue(core, index));
         }
         *q = QueueRegisters::new(q.max);
-        if pfn != 0 {
+    }
+
+    /// The legacy interface's queue address: 0 takes the queue away.
+    pub fn set_queue_pfn(&mut self, pfn: u32) {
+        self.disable_queue();
+        if let Some(q) = self.queue_mut().filter(|_| pfn != 0) {
             q.pfn = pfn;
             q.layout = Layout::legacy(pfn, q.max);
             self.enable_queue();

@@ -1,7 +1,6 @@
 //! Virtio over PCI: a transitional device, with the modern and the legacy interface both live (VIRTIO 1.2, 4.1).
 
-use super::device::{Device, Doorbell};
-use super::interrupts::Interrupts;
+use super::device::Device;
 use super::registers::{Interface, Registers};
 use super::runner::Runner;
 use super::{legacy, modern};
@@ -43,6 +42,7 @@ const PCI_CFG_DATA: u8 = 16;
 pub struct VirtioPci {
     config: ConfigSpace,
     registers: Registers,
+    msix: Arc<Msix>,
     msix_capability: u8,
     pci_cfg: u8,
     identity: Identity,
@@ -51,7 +51,7 @@ pub struct VirtioPci {
 impl VirtioPci {
     /// Wires a device to memory and interrupts. Requests are done once the [`Runner`] is spawned, or stepped.
     pub fn new(
-        mut device: Box<dyn Device>,
+        device: Box<dyn Device>,
         memory: Arc<GuestMemory>,
         line: Arc<dyn IrqLine>,
         msi: Arc<dyn MsiSink>,
@@ -66,14 +66,10 @@ impl VirtioPci {
             subsystem: id as u16,
         };
         let queues = device.queue_sizes().len();
-        let interrupts = Interrupts::new(Msix::new(queues as u16 + 1, msi), line, queues);
-        let runner = Arc::new_cyclic(|weak| {
-            device.attach(Doorbell { runner: weak.clone(), interrupts: interrupts.clone() });
-            Runner::new(device, interrupts.clone())
-        });
-        let registers = Registers::new(runner, interrupts, memory);
-        let (config, msix_capability, pci_cfg) = config_space(identity, &registers);
-        Self { config, registers, msix_capability, pci_cfg, identity }
+        let msix = Msix::new(queues as u16 + 1, msi);
+        let registers = Registers::attach(device, memory, line, Some(msix.clone()));
+        let (config, msix_capability, pci_cfg) = config_space(identity, &registers, &msix);
+        Self { config, registers, msix, msix_capability, pci_cfg, identity }
     }
 
     /// What does the requests.
@@ -126,14 +122,14 @@ impl VirtioPci {
 }
 
 /// The configuration space at power on; offsets of the MSI-X and the pci_cfg capability.
-fn config_space(identity: Identity, registers: &Registers) -> (ConfigSpace, u8, u8) {
+fn config_space(identity: Identity, registers: &Registers, msix: &Msix) -> (ConfigSpace, u8, u8) {
     let mut c = ConfigSpace::new(identity);
     let device_len = registers.config.len() as u32;
     let legacy_size = (legacy::HEADER_MAX as u32 + device_len).next_power_of_two().min(256);
     c.set_bar(LEGACY_BAR, Bar::Io { size: legacy_size });
     c.set_bar(MSIX_BAR, Bar::Memory32 { size: msix::BAR_SIZE });
     c.set_bar(MODERN_BAR, Bar::Memory64 { size: MODERN_SIZE });
-    let msix_capability = registers.interrupts.msix().add_capability(&mut c, MSIX_BAR as u8);
+    let msix_capability = msix.add_capability(&mut c, MSIX_BAR as u8);
     let mut add = |kind, offset: u64, len: u32, tail: Option<u32>| {
         let mut body = vec![if tail.is_some() { 20 } else { 16 }, kind, MODERN_BAR as u8, 0, 0, 0];
         body.extend((offset as u32).to_le_bytes());
@@ -170,7 +166,7 @@ impl PciFunction for VirtioPci {
             self.bar_read(bar, at, &mut window[..len]);
             self.config.set_u32(self.pci_cfg + PCI_CFG_DATA, u32::from_le_bytes(window));
         }
-        self.config.set_interrupt_status(self.registers.interrupts.is_pending());
+        self.config.set_interrupt_status(self.registers.interrupts.isr() != 0);
         self.config.read(offset, data);
     }
 
@@ -182,16 +178,15 @@ impl PciFunction for VirtioPci {
                 self.bar_write(bar, at, &window[..len]);
             }
         } else if offset & !3 == reg::COMMAND || offset & !3 == self.msix_capability {
-            let interrupts = &self.registers.interrupts;
-            interrupts.msix().set_control(self.config.u16(self.msix_capability + 2));
-            interrupts.follow_pci(self.config.command() & command::INTX_DISABLE != 0);
+            self.msix.set_control(self.config.u16(self.msix_capability + 2));
+            self.registers.interrupts.follow_pci(self.config.command() & command::INTX_DISABLE != 0);
         }
     }
 
     fn bar_read(&mut self, bar: usize, offset: u64, data: &mut [u8]) {
         match bar {
             LEGACY_BAR => legacy::read(&mut self.registers, offset, data),
-            MSIX_BAR => self.registers.interrupts.msix().read(offset, data),
+            MSIX_BAR => self.msix.read(offset, data),
             MODERN_BAR => self.modern_read(offset, data),
             _ => data.fill(0xff),
         }
@@ -200,7 +195,7 @@ impl PciFunction for VirtioPci {
     fn bar_write(&mut self, bar: usize, offset: u64, data: &[u8]) {
         match bar {
             LEGACY_BAR => legacy::write(&mut self.registers, offset, data),
-            MSIX_BAR => self.registers.interrupts.msix().write(offset, data),
+            MSIX_BAR => self.msix.write(offset, data),
             MODERN_BAR => self.modern_write(offset, data),
             _ => {}
         }
@@ -208,8 +203,8 @@ impl PciFunction for VirtioPci {
 
     fn reset(&mut self) {
         self.registers.reset();
-        self.registers.interrupts.msix().reset();
+        self.msix.reset();
         self.registers.interrupts.follow_pci(false);
-        self.config = config_space(self.identity, &self.registers).0;
+        self.config = config_space(self.identity, &self.registers, &self.msix).0;
     }
 }

@@ -193,38 +193,27 @@ fn place_kernel(layout: &mut Layout<'_>, header: &Header, image: &[u8], len: u64
     }
     let wanted = if header.relocatable { header.pref_address } else { header.code32_start };
     // The 32-bit entry and the fields for it hold 32 bits.
-    let base = match layout.platform().map.is_ram(wanted, len) && wanted + len <= PCI_HOLE {
+    let base = match layout.is_ram(wanted, len) && wanted + len <= PCI_HOLE {
         false if header.relocatable => {
             layout.lowest(what, len, header.alignment, EXTENDED.max(header.alignment), PCI_HOLE)?
         }
         _ => wanted,
     };
     layout.claim(what, base, len)?;
-    layout.platform().memory.write(address::GuestPhys(base), image)?;
+    layout.memory().write(address::GuestPhys(base), image)?;
     Ok(base)
 }
 
-/// Lays the modules end to end, as high as the kernel allows; gives address and length.
+/// Places the initrd, as high as the kernel allows; gives address and length.
 fn place_initrd(layout: &mut Layout<'_>, header: &Header, files: &Files<'_>) -> Result<(u64, u64), Error> {
-    let mut all = Vec::new();
-    let bytes = match files.modules {
-        [] => return Ok((0, 0)),
-        [one] => one.bytes,
-        many => {
-            for m in many {
-                all.resize(all.len().next_multiple_of(4), 0);
-                all.extend_from_slice(m.bytes);
-            }
-            &all
-        }
-    };
+    let bytes = files.initrd();
     if bytes.is_empty() {
         return Ok((0, 0));
     }
     let what = "the initrd";
     let ceiling = (u64::from(header.initrd_addr_max) + 1).min(PCI_HOLE);
     let at = layout.highest(what, bytes.len() as u64, 4096, EXTENDED, ceiling)?;
-    layout.place(what, at, bytes, bytes.len() as u64)?;
+    layout.place(what, at, &bytes, bytes.len() as u64)?;
     Ok((at, bytes.len() as u64))
 }
 

@@ -8,11 +8,18 @@ pub enum Error {
          \"HdrS\" signature of a Linux bzImage at offset 0x202, nor is it an ELF file with the PVH entry note"
     )]
     NotAKernel,
+    #[error(
+        "it is no kernel that Auberge can boot on ARM: it has neither the magic \"ARM\\x64\" of a 64-bit Image at offset 0x38 (nor has \
+         what is in it, if it is compressed), nor the magic 0x016f2818 of a 32-bit zImage at offset 0x24"
+    )]
+    NotAnArmKernel,
+    #[error("it is a {is} kernel, and this VM was made for a {wanted} one")]
+    WrongArch { is: &'static str, wanted: &'static str },
     #[error("it is cut short: {what} needs {need} bytes and the file has {have}")]
     Truncated { what: &'static str, need: u64, have: u64 },
     #[error("its {format} header makes no sense: {why}")]
     Malformed { format: &'static str, why: String },
-    #[error("it needs something Auberge's pc has not: {0}")]
+    #[error("it needs something Auberge's machine has not: {0}")]
     Unsupported(String),
     #[error(
         "{what} wants {len} bytes at guest-physical {base:#x}, which is not all RAM; give the VM more memory"

@@ -3,6 +3,8 @@
 use super::{Error, Platform};
 use crate::pc::memory_map::RangeKind;
 use address::GuestPhys;
+use memory::GuestMemory;
+use std::ops::Range;
 
 /// Where the loaders may put their own structures: above the BIOS data area, in conventional memory.
 const LOW_FLOOR: u64 = 0x1000;
@@ -17,19 +19,34 @@ struct Taken {
 /// The pieces placed so far.
 #[derive(Debug)]
 pub struct Layout<'a> {
-    platform: Platform<'a>,
+    memory: &'a GuestMemory,
+    ram: Vec<Range<u64>>,
     taken: Vec<Taken>,
 }
 
 impl<'a> Layout<'a> {
+    /// Of a pc.
     pub fn new(platform: Platform<'a>) -> Self {
+        let ram = platform.map.ranges().iter().filter(|r| r.kind == RangeKind::Ram);
+        let mut layout = Self::over(platform.memory, ram.map(|r| r.base..r.end()).collect());
         // Interrupt vectors and BIOS data area.
-        let bios = Taken { base: 0, end: 0x500, what: "the BIOS data area".to_string() };
-        Self { platform, taken: vec![bios] }
+        layout.taken.push(Taken { base: 0, end: 0x500, what: "the BIOS data area".to_string() });
+        layout
     }
 
-    pub fn platform(&self) -> Platform<'a> {
-        self.platform
+    /// Of a board with RAM in these ranges, all of it free.
+    pub fn over(memory: &'a GuestMemory, ram: Vec<Range<u64>>) -> Self {
+        Self { memory, ram, taken: Vec::new() }
+    }
+
+    pub fn memory(&self) -> &'a GuestMemory {
+        self.memory
+    }
+
+    /// Whether all of `base..base + len` is RAM, taken or not.
+    pub fn is_ram(&self, base: u64, len: u64) -> bool {
+        let Some(end) = base.checked_add(len) else { return false };
+        self.ram.iter().any(|r| r.start <= base && end <= r.end)
     }
 
     /// Takes a range: all RAM, not taken yet. Takes nothing where `len` is 0.
@@ -37,7 +54,7 @@ impl<'a> Layout<'a> {
         if len == 0 {
             return Ok(());
         }
-        if !self.platform.map.is_ram(base, len) {
+        if !self.is_ram(base, len) {
             return Err(Error::NotRam { what: what.to_string(), base, len });
         }
         let end = base + len;
@@ -52,17 +69,17 @@ impl<'a> Layout<'a> {
     /// Claims `len` bytes and puts `bytes` at their start, zeroes in the rest.
     pub fn place(&mut self, what: &str, base: u64, bytes: &[u8], len: u64) -> Result<(), Error> {
         self.claim(what, base, len.max(bytes.len() as u64))?;
-        self.platform.memory.write(GuestPhys(base), bytes)?;
+        self.memory.write(GuestPhys(base), bytes)?;
         let rest = len.saturating_sub(bytes.len() as u64);
         if rest > 0 {
-            self.platform.memory.fill(GuestPhys(base + bytes.len() as u64), rest, 0)?;
+            self.memory.fill(GuestPhys(base + bytes.len() as u64), rest, 0)?;
         }
         Ok(())
     }
 
     /// The lowest free place for `len` bytes in `floor..ceiling`; `align` is a power of two.
     pub fn lowest(&self, what: &str, len: u64, align: u64, floor: u64, ceiling: u64) -> Result<u64, Error> {
-        let starts = self.ram().map(|(base, _)| base).chain(self.taken.iter().map(|t| t.end)).chain([floor]);
+        let starts = self.ram.iter().map(|r| r.start).chain(self.taken.iter().map(|t| t.end)).chain([floor]);
         starts
             .filter_map(|s| s.max(floor).checked_next_multiple_of(align))
             .filter(|&base| self.is_free(base, len, ceiling))
@@ -72,7 +89,7 @@ impl<'a> Layout<'a> {
 
     /// The highest free place for `len` bytes in `floor..ceiling`; `align` is a power of two.
     pub fn highest(&self, what: &str, len: u64, align: u64, floor: u64, ceiling: u64) -> Result<u64, Error> {
-        let ends = self.ram().map(|(_, end)| end).chain(self.taken.iter().map(|t| t.base)).chain([ceiling]);
+        let ends = self.ram.iter().map(|r| r.end).chain(self.taken.iter().map(|t| t.base)).chain([ceiling]);
         ends.filter_map(|e| e.min(ceiling).checked_sub(len))
             .map(|base| base & !(align - 1))
             .filter(|&base| base >= floor && self.is_free(base, len, ceiling))
@@ -100,15 +117,9 @@ impl<'a> Layout<'a> {
         self.taken.iter().map(|t| t.end).filter(|&e| e > floor).max().unwrap_or(floor)
     }
 
-    fn ram(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.platform.map.ranges().iter().filter(|r| r.kind == RangeKind::Ram).map(|r| (r.base, r.end()))
-    }
-
     fn is_free(&self, base: u64, len: u64, ceiling: u64) -> bool {
         let Some(end) = base.checked_add(len) else { return false };
-        end <= ceiling
-            && self.platform.map.is_ram(base, len)
-            && !self.taken.iter().any(|t| base < t.end && t.base < end)
+        end <= ceiling && self.is_ram(base, len) && !self.taken.iter().any(|t| base < t.end && t.base < end)
     }
 }
 

@@ -1,9 +1,12 @@
 //! Boot protocols: a kernel's bytes and guest memory in, the first processor's register file out.
 //!
-//! One file per protocol. A loader trusts nothing in the image: every offset and size in it is checked against the
+//! One file per protocol; [`load`] chooses for a pc, [`arm::load`] for a virt board. A loader trusts nothing in the image: every offset and size in it is checked against the
 //! file, every address against RAM and against what else has been placed.
 
+pub mod arm;
+pub mod arm64_image;
 pub mod bzimage;
+pub mod compressed;
 pub mod elf_image;
 pub mod entry;
 pub mod error;
@@ -13,12 +16,14 @@ pub mod multiboot;
 pub mod pvh;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod zimage;
 
 pub use error::Error;
 
 use crate::pc::memory_map::{CONVENTIONAL_END, MemoryMap};
 use elf_image::ElfImage;
 use memory::GuestMemory;
+use std::borrow::Cow;
 
 /// What is booted, read whole.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +35,21 @@ pub struct Files<'a> {
     pub command_line: &'a str,
 }
 
+impl<'a> Files<'a> {
+    /// The modules laid end to end, each at a 4-byte boundary: Linux takes one initrd.
+    pub fn initrd(&self) -> Cow<'a, [u8]> {
+        if let [one] = self.modules {
+            return Cow::Borrowed(one.bytes);
+        }
+        let mut all = Vec::new();
+        for m in self.modules {
+            all.resize(all.len().next_multiple_of(4), 0);
+            all.extend_from_slice(m.bytes);
+        }
+        Cow::Owned(all)
+    }
+}
+
 /// A module's bytes and its own string.
 #[derive(Clone, Copy, Debug)]
 pub struct ModuleBytes<'a> {
@@ -37,7 +57,7 @@ pub struct ModuleBytes<'a> {
     pub command_line: &'a str,
 }
 
-/// What the loaders know of the board.
+/// What the pc's loaders know of their board.
 #[derive(Clone, Copy, Debug)]
 pub struct Platform<'a> {
     pub memory: &'a GuestMemory,
@@ -46,7 +66,7 @@ pub struct Platform<'a> {
     pub rsdp: u64,
 }
 
-/// Loads a kernel of any protocol; gives the boot processor's registers at its entry. The order is QEMU's, so that
+/// Loads a pc's kernel of any protocol; gives the boot processor's registers at its entry. The order is QEMU's, so that
 /// what people boot there boots the same way here.
 pub fn load(platform: Platform<'_>, files: Files<'_>) -> Result<x86::State, Error> {
     let kernel = files.kernel;

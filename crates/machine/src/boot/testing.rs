@@ -1,9 +1,10 @@
 //! A board without devices, for the loaders' tests.
 
 use super::Platform;
+use super::layout::Layout;
 use crate::pc::memory_map::MemoryMap;
 use address::GuestPhys;
-use memory::GuestMemory;
+use memory::{GuestMemory, Kind, RegionConfig};
 
 pub struct Board {
     map: MemoryMap,
@@ -34,6 +35,47 @@ impl Board {
         let bytes = (at..).map(|a| self.memory.read_u8(GuestPhys(a)).unwrap()).take_while(|&b| b != 0);
         String::from_utf8(bytes.collect()).unwrap()
     }
+}
+
+/// A virt board's RAM, for the ARM loaders.
+pub struct ArmBoard {
+    pub ram: u64,
+    pub memory: GuestMemory,
+}
+
+impl ArmBoard {
+    pub fn new(len: u64) -> Self {
+        let ram = 0x4000_0000;
+        let region = RegionConfig { base: GuestPhys(ram), len, kind: Kind::Ram };
+        Self { ram, memory: GuestMemory::new(&[region]).unwrap() }
+    }
+    pub fn layout(&self) -> Layout<'_> {
+        Layout::over(&self.memory, vec![self.ram..self.ram + self.memory.ram_len()])
+    }
+    pub fn read(&self, at: u64, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len];
+        self.memory.read(GuestPhys(at), &mut out).unwrap();
+        out
+    }
+}
+
+/// A 64-bit ARM Image of `payload` that needs 64 KiB at the beginning of RAM.
+pub fn image64(payload: &[u8]) -> Vec<u8> {
+    let mut k = vec![0u8; 64];
+    k[16..24].copy_from_slice(&0x1_0000u64.to_le_bytes());
+    k[24] = 0xa;
+    k[56..60].copy_from_slice(b"ARM\x64");
+    k.extend(payload);
+    k
+}
+
+/// A zImage of `payload`.
+pub fn zimage(payload: &[u8]) -> Vec<u8> {
+    let mut k = vec![0u8; 0x30];
+    k[0x24..0x28].copy_from_slice(&0x016f_2818u32.to_le_bytes());
+    k[0x2c..0x30].copy_from_slice(&(0x30 + payload.len() as u32).to_le_bytes());
+    k.extend(payload);
+    k
 }
 
 /// Files with one kernel and no more.

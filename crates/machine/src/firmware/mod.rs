@@ -1,7 +1,9 @@
-//! What a PC's firmware leaves in memory for the operating system: ACPI and MP tables, the BIOS data area.
+//! What firmware leaves in memory for the operating system: of a PC ACPI and MP tables and the BIOS data area, of a virt board its device
+//! tree.
 
 pub mod acpi;
 pub mod bios_data;
+pub mod device_tree;
 pub mod dsdt;
 pub mod fadt;
 pub mod local_apic;
@@ -13,7 +15,7 @@ pub use local_apic::leave_local_apic;
 use crate::Result;
 use memory::GuestMemory;
 
-/// Writes everything; gives the address of the ACPI root pointer. The I/O APIC's id is [`io_apic_id`].
+/// Writes everything of a PC; gives the address of the ACPI root pointer. The I/O APIC's id is [`io_apic_id`].
 pub fn install(memory: &GuestMemory, vcpus: u32) -> Result<u64> {
     bios_data::install(memory)?;
     mp_table::install(memory, vcpus)?;

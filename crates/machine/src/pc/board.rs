@@ -1,24 +1,26 @@
 //! The board itself: what the processors reach, how it is reset, paused and taken down.
 //!
-//! Order of locks, outermost first: [`PcBoard::running`]; a device's own (a port device's or PCI function's); the
+//! Order of locks, outermost first: [`Background`]'s; a device's own (a port device's or PCI function's); the
 //! alarms'; the interrupt controllers' (see [`super::interrupts`]); the life cycle's gate. The engine may call any of
 //! [`Bus`] with none of its own locks held, and is called with at most a device's and INTR's held.
 
 use super::interrupts::Interrupts;
 use super::io_map::LEVEL_IRQS;
 use super::memory_map::{IOAPIC, MemoryMap};
-use super::wiring::{Devices, lock};
+use super::wiring::Devices;
 use crate::alarms::Alarms;
-use crate::boot::{self, Files, ModuleBytes, Platform};
+use crate::background::Background;
+use crate::boot::{self, Platform};
 use crate::clock::BoardClock;
 use crate::config::PcConfig;
 use crate::lifecycle::{Board, Control};
-use crate::{Error, Result, firmware};
+use crate::machine::Front;
+use crate::{Result, firmware, lock};
 use address::GuestPhys;
 use devices::wiring::{Clock, Nanos};
 use engine::{Bus, VcpuState, Vm};
 use memory::GuestMemory;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use x86::state::Activity;
 
 /// Everything of a pc but its processors.
@@ -26,12 +28,9 @@ pub struct PcBoard {
     config: PcConfig,
     map: MemoryMap,
     memory: Arc<GuestMemory>,
-    clock: Arc<BoardClock>,
-    alarms: Arc<Alarms>,
+    background: Background,
     interrupts: Arc<Interrupts>,
     devices: Devices,
-    /// Whether the clock runs and the devices' threads may work.
-    running: Mutex<bool>,
 }
 
 impl PcBoard {
@@ -45,52 +44,17 @@ impl PcBoard {
         let clock = Arc::new(BoardClock::default());
         let alarms = Alarms::new(clock.clone());
         let interrupts = Interrupts::new(vm, firmware::io_apic_id(config.vcpus));
-        let devices = Devices::new(&config, &map, &memory, &clock, &alarms, &interrupts, control)?;
-        // As after `set_running(false)`.
-        devices.runners.iter().for_each(|(_, r)| r.quiesce());
-        alarms.start(&config.name)?;
-        Ok(Self { config, map, memory, clock, alarms, interrupts, devices, running: Mutex::new(false) })
-    }
-
-    pub(super) fn press_power_button(&self) -> bool {
-        lock(&self.devices.pm).press_power_button()
-    }
-
-    pub(super) fn console_input(&self, bytes: &[u8]) -> usize {
-        self.devices.console.input(bytes)
-    }
-
-    pub(super) fn console_output_ready(&self) {
-        self.devices.console.output_ready();
+        let mut runners = Vec::new();
+        let devices =
+            Devices::new(&config, &map, &memory, &clock, &alarms, &interrupts, control, &mut runners)?;
+        let background = Background::start(&config.name, clock, alarms, runners)?;
+        Ok(Self { config, map, memory, background, interrupts, devices })
     }
 
     /// Reads the kernel and modules anew and loads them.
     fn load_kernel(&self, rsdp: u64) -> Result<x86::State> {
-        let boot = &self.config.boot;
-        let limit = self.memory.ram_len();
-        let kernel = boot.kernel.read("kernel", limit)?;
-        let mut modules = Vec::new();
-        for m in &boot.modules {
-            modules.push((m.source.read("initrd", limit)?, m.command_line.as_str()));
-        }
-        let modules: Vec<_> =
-            modules.iter().map(|(bytes, command_line)| ModuleBytes { bytes, command_line }).collect();
         let platform = Platform { memory: &self.memory, map: &self.map, rsdp };
-        let files = Files {
-            kernel_name: boot.kernel.name(),
-            kernel: &kernel,
-            modules: &modules,
-            command_line: &boot.command_line,
-        };
-        boot::load(platform, files)
-            .map_err(|source| Error::Boot { name: boot.kernel.name().to_string(), source })
-    }
-
-    /// Ends every thread of the board; gives what a device lost.
-    fn stop_devices(&self) -> Vec<String> {
-        self.alarms.stop();
-        let stopped = self.devices.runners.iter().map(|(name, r)| (name, r.stop()));
-        stopped.filter_map(|(name, result)| result.err().map(|e| format!("{name}: {e}"))).collect()
+        self.config.boot.load(self.memory.ram_len(), |files| boot::load(platform, files))
     }
 }
 
@@ -110,40 +74,29 @@ impl Board for PcBoard {
     }
 
     fn set_running(&self, running: bool) {
-        let mut now = lock(&self.running);
-        if *now == running {
-            return;
-        }
-        *now = running;
-        if running {
-            self.clock.unpause();
-            self.alarms.clock_unpaused();
-            self.devices.runners.iter().for_each(|(_, r)| r.resume());
-        } else {
-            self.devices.runners.iter().for_each(|(_, r)| r.quiesce());
-            self.clock.pause();
-            self.alarms.wait_until_idle();
-        }
+        self.background.set_running(running);
     }
 
     fn finish(&self) -> std::result::Result<(), String> {
-        match self.stop_devices() {
-            lost if lost.is_empty() => Ok(()),
-            lost => Err(format!("the guest's last writes may be lost: {}", lost.join("; "))),
-        }
+        self.background.finish()
     }
 
     fn now(&self) -> Nanos {
-        self.clock.now()
+        self.background.clock.now()
     }
 }
 
-impl Drop for PcBoard {
-    fn drop(&mut self) {
-        // Of a machine that never ran; else they are gone and this does nothing.
-        for lost in self.stop_devices() {
-            log::error!("{lost}");
-        }
+impl Front for PcBoard {
+    fn press_power_button(&self) -> bool {
+        lock(&self.devices.pm).press_power_button()
+    }
+
+    fn console_input(&self, bytes: &[u8]) -> usize {
+        self.devices.console.input(bytes)
+    }
+
+    fn console_output_ready(&self) {
+        self.devices.console.output_ready();
     }
 }
 

@@ -3,12 +3,13 @@
 mod console;
 
 use super::*;
+use crate::Status;
 use crate::boot::testing::bzimage;
-use crate::config::{Boot, Output, Source};
+use crate::config::{Boot, Ending, OnReset, Output, Source};
 use engine::fake::{
     Cpu, FakeEngine, FakeVm, Next, Step, act, exit, expect_in8, out8, spin_until, wait_until,
 };
-use engine::{Exit, Msi};
+use engine::{Exit, Msi, VcpuState};
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -28,7 +29,7 @@ fn config() -> PcConfig {
 
 fn run_with(config: PcConfig, script: Vec<Step>) -> (Ending, Arc<FakeVm>) {
     let engine = FakeEngine::new(script);
-    let ending = Pc::new(&engine, config).unwrap().run();
+    let ending = build(&engine, config).unwrap().run();
     (ending, engine.vm().unwrap())
 }
 
@@ -232,7 +233,7 @@ fn power_button_raises_sci_until_acknowledged() {
         wait_until(|cpu| !cpu.intr()),
         power_off(),
     ]);
-    let pc = Pc::new(&engine, config()).unwrap();
+    let pc = build(&engine, config()).unwrap();
     let handle = pc.handle();
     assert!(!handle.press_power_button(), "nobody listens before the guest has booted");
     let runner = std::thread::spawn(move || pc.run());
@@ -264,7 +265,7 @@ fn console_carries_bytes_both_ways() {
         act(|cpu| cpu.out8(0x3f8, cpu.in8(0x3f8).to_ascii_uppercase())),
         power_off(),
     ]);
-    let pc = Pc::new(&engine, c).unwrap();
+    let pc = build(&engine, c).unwrap();
     let handle = pc.handle();
     let runner = std::thread::spawn(move || pc.run());
     assert_eq!(handle.console_input(b"x"), 1);
@@ -295,15 +296,15 @@ fn wait_for_more(vm: &FakeVm) {
 #[test]
 fn paused_machine_and_its_clock_stand_still() {
     let engine = FakeEngine::new(counting());
-    let pc = Pc::new(&engine, config()).unwrap();
+    let pc = build(&engine, config()).unwrap();
     let (handle, vm) = (pc.handle(), engine.vm().unwrap());
     let runner = std::thread::spawn(move || pc.run());
     wait_for_more(&vm);
     for _ in 0..200 {
         handle.pause();
-        let (stopped, at) = (count(&vm), handle.board.now());
+        let (stopped, at) = (count(&vm), handle.now());
         std::thread::yield_now();
-        assert_eq!((count(&vm), handle.board.now(), handle.status()), (stopped, at, Status::Paused));
+        assert_eq!((count(&vm), handle.now(), handle.status()), (stopped, at, Status::Paused));
         handle.unpause();
         wait_for_more(&vm);
     }
@@ -316,7 +317,7 @@ fn paused_machine_and_its_clock_stand_still() {
 fn stop_while_paused_or_halted_or_before_run_ends_it() {
     for pause in [true, false] {
         let engine = FakeEngine::new(vec![]);
-        let pc = Pc::new(&engine, PcConfig { vcpus: 3, ..config() }).unwrap();
+        let pc = build(&engine, PcConfig { vcpus: 3, ..config() }).unwrap();
         let handle = pc.handle();
         let runner = std::thread::spawn(move || pc.run());
         if pause {
@@ -327,7 +328,7 @@ fn stop_while_paused_or_halted_or_before_run_ends_it() {
         handle.pause();
         handle.unpause();
     }
-    let pc = Pc::new(&FakeEngine::new(counting()), config()).unwrap();
+    let pc = build(&FakeEngine::new(counting()), config()).unwrap();
     pc.handle().stop();
     assert_eq!(pc.run(), Ending::Stopped);
 }
@@ -335,12 +336,12 @@ fn stop_while_paused_or_halted_or_before_run_ends_it() {
 #[test]
 fn machine_paused_before_run_starts_paused() {
     let engine = FakeEngine::new(counting());
-    let pc = Pc::new(&engine, config()).unwrap();
+    let pc = build(&engine, config()).unwrap();
     let (handle, vm) = (pc.handle(), engine.vm().unwrap());
     handle.pause();
     let runner = std::thread::spawn(move || pc.run());
     std::thread::sleep(Duration::from_millis(20));
-    assert_eq!((count(&vm), handle.board.now()), (0, 0));
+    assert_eq!((count(&vm), handle.now()), (0, 0));
     handle.unpause();
     wait_for_more(&vm);
     handle.stop();
@@ -356,7 +357,7 @@ fn resets_and_pauses_at_once_lose_nothing() {
         false
     })]);
     engine.add_script(counting());
-    let pc = Pc::new(&engine, PcConfig { vcpus: 2, ..config() }).unwrap();
+    let pc = build(&engine, PcConfig { vcpus: 2, ..config() }).unwrap();
     let handle = pc.handle();
     let runner = std::thread::spawn(move || pc.run());
     let pausing = std::thread::spawn({
@@ -383,8 +384,8 @@ fn resets_and_pauses_at_once_lose_nothing() {
 #[test]
 fn other_processors_wait_for_their_start_up_message() {
     let engine = FakeEngine::new(vec![]);
-    let pc = Pc::new(&engine, PcConfig { vcpus: 2, ..config() }).unwrap();
-    let activity = |i: usize| match &pc.states[i] {
+    let pc = build(&engine, PcConfig { vcpus: 2, ..config() }).unwrap();
+    let activity = |i: usize| match &pc.states()[i] {
         VcpuState::X86(s) => s.activity,
         VcpuState::Arm(_) => unreachable!(),
     };
@@ -517,7 +518,7 @@ fn driver_reads_a_sector_and_is_interrupted_once() {
 fn request_made_while_paused_waits_for_unpause() {
     let c = PcConfig { disks: vec![Arc::new(Disk::default())], ..config() };
     let engine = FakeEngine::new(read_a_sector());
-    let pc = Pc::new(&engine, c).unwrap();
+    let pc = build(&engine, c).unwrap();
     let handle = pc.handle();
     handle.pause();
     let runner = std::thread::spawn(move || pc.run());
@@ -529,7 +530,7 @@ fn request_made_while_paused_waits_for_unpause() {
 
 #[test]
 fn impossible_configurations_are_sentences() {
-    let new = |c: PcConfig| match Pc::new(&FakeEngine::default(), c) {
+    let new = |c: PcConfig| match build(&FakeEngine::default(), c) {
         Ok(_) => panic!("it was accepted"),
         Err(e) => e.to_string(),
     };

@@ -1,6 +1,5 @@
 //! The pc's chips, made and wired to each other.
 
-use super::console::Console;
 use super::interrupts::{Interrupts, PicPorts};
 use super::io_map::{PCI_IO_WINDOW, PM_BASE, irq};
 use super::memory_map::{FOUR_GIB, MemoryMap, PCI_HOLE, PCI_WINDOW_END};
@@ -8,24 +7,25 @@ use super::port_map::PortMap;
 use crate::alarms::Alarms;
 use crate::clock::BoardClock;
 use crate::config::{Output, PcConfig};
-use crate::{Error, Result};
+use crate::console::Console;
+use crate::{Error, Result, lock, shared};
 use devices::legacy::{
-    AcpiPm, DebugCon, DebugExit, I8042, Pit8254, Port92, PostCode, Rtc, SerialOutput, SmiCommand, Speaker,
+    AcpiPm, DebugCon, DebugExit, I8042, Pit8254, Port92, PostCode, Rtc, SmiCommand, Speaker, Uart16550,
     debug_exit, i8042, pit8254, pm, port92, post_code, rtc, speaker, uart16550,
 };
 use devices::pci::chipset::add_chipset;
 use devices::pci::{ConfigPorts, IntxRouter, PciBus, Windows, config_ports};
 use devices::virtio::{self, Block, Device, Entropy, Runner};
-use devices::wiring::{BoardControl, Clock};
+use devices::wiring::{BoardControl, Clock, SerialOutput};
 use irqchip::pic8259::port as pic_port;
 use memory::GuestMemory;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// The chips that the board itself reaches, and the maps by which the guest reaches all of them.
 pub struct Devices {
     pub ports: PortMap,
     pub pci: Arc<PciBus>,
-    pub console: Console,
+    pub console: Console<Uart16550>,
     pub pm: Arc<Mutex<AcpiPm>>,
     pit: Arc<Mutex<Pit8254>>,
     rtc: Arc<Mutex<Rtc>>,
@@ -33,16 +33,6 @@ pub struct Devices {
     keyboard: Arc<Mutex<I8042>>,
     port92: Arc<Mutex<Port92>>,
     config_ports: Arc<Mutex<ConfigPorts>>,
-    /// The virtio devices', by what messages call them.
-    pub runners: Vec<(String, Arc<Runner>)>,
-}
-
-pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn shared<T>(device: T) -> Arc<Mutex<T>> {
-    Arc::new(Mutex::new(device))
 }
 
 /// The debug console's output as the device wants it.
@@ -55,7 +45,7 @@ impl SerialOutput for ToOutput {
 }
 
 impl Devices {
-    /// Everything at power-on, the virtio devices' threads started.
+    /// Everything at power-on, the virtio devices' threads started; they are put into `runners`, by what messages call them.
     pub fn new(
         config: &PcConfig,
         map: &MemoryMap,
@@ -64,6 +54,7 @@ impl Devices {
         alarms: &Arc<Alarms>,
         interrupts: &Arc<Interrupts>,
         control: Arc<dyn BoardControl>,
+        runners: &mut Vec<(String, Arc<Runner>)>,
     ) -> Result<Self> {
         let clock: Arc<dyn Clock> = clock.clone();
         let mut ports = PortMap::default();
@@ -102,8 +93,9 @@ impl Devices {
         claim(i8042::DATA_PORT, 1, keyboard.clone())?;
         claim(i8042::COMMAND_PORT, 1, shared(i8042::CommandPort::new(keyboard.clone())))?;
 
-        let (console, hvc0) = Console::new(config.console.clone(), interrupts.isa_line(irq::COM1));
-        claim(uart16550::COM1, uart16550::PORTS, console.com1.clone())?;
+        let (console, hvc0) =
+            Console::new(config.console.clone(), |end| Uart16550::new(interrupts.isa_line(irq::COM1), end));
+        claim(uart16550::COM1, uart16550::PORTS, console.uart.clone())?;
 
         let port92 = shared(Port92::new(control.clone()));
         claim(port92::PORT, 1, port92.clone())?;
@@ -117,7 +109,6 @@ impl Devices {
         let mut pci = PciBus::new(windows, router);
         let full = |e: devices::pci::Error| Error::Config(e.to_string());
         add_chipset(&mut pci, PM_BASE).map_err(full)?;
-        let mut runners = Vec::new();
         let mut plug = |name: String, device: Box<dyn Device>| -> Result<()> {
             let thread = format!("{} {name}", config.name);
             let runner = virtio::plug(&mut pci, device, memory.clone(), interrupts.clone(), &thread)
@@ -143,7 +134,7 @@ impl Devices {
         for &port in &config.debugcon {
             claim(port, 1, shared(DebugCon::new(Box::new(ToOutput(config.debugcon_output.clone())))))?;
         }
-        Ok(Self { ports, pci, console, pm, pit, rtc, speaker, keyboard, port92, config_ports, runners })
+        Ok(Self { ports, pci, console, pm, pit, rtc, speaker, keyboard, port92, config_ports })
     }
 
     /// RESET#, as all chips see it.

@@ -122,7 +122,7 @@ fn input_goes_to_the_device_written_through_last_and_to_com1_after_a_reset() {
     script.push(power_off());
 
     let engine = FakeEngine::new(script);
-    let pc = Pc::new(&engine, PcConfig { console: out.clone(), ..config() }).unwrap();
+    let pc = build(&engine, PcConfig { console: out.clone(), ..config() }).unwrap();
     let handle = pc.handle();
     let runner = std::thread::spawn(move || pc.run());
     for seen in [&b"1"[..], b"12341"] {
@@ -177,7 +177,7 @@ fn full_output_holds_both_devices_and_loses_no_byte_of_either() {
         power_off(),
     ];
     let engine = FakeEngine::new(script);
-    let pc = Pc::new(&engine, PcConfig { console: out.clone(), ..config() }).unwrap();
+    let pc = build(&engine, PcConfig { console: out.clone(), ..config() }).unwrap();
     let handle = pc.handle();
     let runner = std::thread::spawn(move || pc.run());
     std::thread::sleep(Duration::from_millis(20));

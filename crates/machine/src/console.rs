@@ -1,22 +1,22 @@
-//! A VM's one console for people, and the guest's two devices behind it: COM1 and the virtio console hvc0.
+//! A VM's one console for people, and the guest's two devices behind it: the board's UART and the virtio console hvc0.
 //!
 //! What the guest sends through either appears on the console's [`Output`], in the order in which it came; a device of
 //! whose bytes the output takes fewer than it was offered is held until [`Console::output_ready`], and the other is not.
-//! What a person types goes to the device that the guest wrote through last, COM1 after a reset.
+//! What a person types goes to the device that the guest wrote through last, the UART after a
+//! reset.
 //!
 //! Order of locks: a device's own, then the [`Switch`]'s, under which nothing is called.
 
-use super::wiring::lock;
 use crate::config::Output;
-use devices::legacy::{SerialOutput, Uart16550};
+use crate::lock;
 use devices::virtio::{self, ConsoleHandle};
-use devices::wiring::IrqLine;
+use devices::wiring::{SerialOutput, SerialPort};
 use std::sync::{Arc, Mutex};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Port {
     #[default]
-    Com1,
+    Uart,
     Hvc0,
 }
 
@@ -64,28 +64,31 @@ impl SerialOutput for End {
 }
 
 /// The console and its devices.
-pub struct Console {
+pub struct Console<U> {
     switch: Arc<Switch>,
-    /// For the board to claim its ports.
-    pub com1: Arc<Mutex<Uart16550>>,
+    /// For the board to give it its registers' place.
+    pub uart: Arc<Mutex<U>>,
     hvc0: ConsoleHandle,
 }
 
-impl Console {
-    /// With COM1 interrupting through `irq`. The virtio device is for the board to plug in.
-    pub fn new(output: Arc<dyn Output>, irq: Arc<dyn IrqLine>) -> (Self, virtio::Console) {
+impl<U: SerialPort> Console<U> {
+    /// With the UART that `uart` makes for its end of the line. The virtio device is for the board to plug in.
+    pub fn new(
+        output: Arc<dyn Output>,
+        uart: impl FnOnce(Box<dyn SerialOutput>) -> U,
+    ) -> (Self, virtio::Console) {
         let switch = Arc::new(Switch { output, front: Mutex::default() });
-        let end = |port| Box::new(End { port, switch: switch.clone() });
-        let com1 = Arc::new(Mutex::new(Uart16550::new(irq, end(Port::Com1))));
+        let end = |port| Box::new(End { port, switch: switch.clone() }) as Box<dyn SerialOutput>;
+        let uart = Arc::new(Mutex::new(uart(end(Port::Uart))));
         let (device, hvc0) = virtio::Console::new(end(Port::Hvc0));
-        (Self { switch, com1, hvc0 }, device)
+        (Self { switch, uart, hvc0 }, device)
     }
 
     /// Types `bytes`; gives how many were taken. With the rest, come again after [`Output::input_room`].
     pub fn input(&self, bytes: &[u8]) -> usize {
         let port = lock(&self.switch.front).port;
         let taken = match port {
-            Port::Com1 => lock(&self.com1).input(bytes),
+            Port::Uart => lock(&self.uart).input(bytes),
             Port::Hvc0 => self.hvc0.input(bytes),
         };
         if taken < bytes.len() {
@@ -103,16 +106,16 @@ impl Console {
 
     /// The output has room again.
     pub fn output_ready(&self) {
-        lock(&self.com1).output_ready();
+        lock(&self.uart).output_ready();
         self.hvc0.output_ready();
     }
 
-    /// RESET#; the bus has reset the virtio device before. As the UART's, the input that hvc0's driver has not taken is
+    /// The board's reset, which has reached the virtio device before. As the UART's, the input that hvc0's driver has not taken is
     /// not for the system that is booted next.
     pub fn reset(&self) {
-        lock(&self.com1).reset();
+        lock(&self.uart).reset();
         self.hvc0.clear_input();
-        if self.switch.turn(Port::Com1) {
+        if self.switch.turn(Port::Uart) {
             self.switch.output.input_room();
         }
     }
@@ -121,6 +124,7 @@ impl Console {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use devices::legacy::Uart16550;
     use devices::wiring::{NotConnected, PortDevice};
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -144,7 +148,7 @@ mod tests {
     }
 
     struct Bench {
-        console: Console,
+        console: Console<Uart16550>,
         hvc0: End,
         screen: Arc<Screen>,
     }
@@ -153,15 +157,16 @@ mod tests {
         fn new(room: usize) -> Self {
             let screen =
                 Arc::new(Screen { room: room.into(), text: Mutex::default(), told_of_room: 0.into() });
-            let (console, _device) = Console::new(screen.clone(), NotConnected::line());
+            let (console, _device) =
+                Console::new(screen.clone(), |end| Uart16550::new(NotConnected::line(), end));
             let hvc0 = End { port: Port::Hvc0, switch: console.switch.clone() };
             Self { console, hvc0, screen }
         }
         fn com1_sends(&self, byte: u8) {
-            lock(&self.console.com1).write(0, &[byte]);
+            lock(&self.console.uart).write(0, &[byte]);
         }
         fn com1_receives(&self) -> Option<u8> {
-            let mut uart = lock(&self.console.com1);
+            let mut uart = lock(&self.console.uart);
             let mut data = [0];
             uart.read(5, &mut data);
             (data[0] & 1 != 0).then(|| {
@@ -214,11 +219,11 @@ mod tests {
         b.com1_sends(b'a');
         assert_eq!(b.hvc0.write(b"bc"), 0);
         let mut status = [0];
-        lock(&b.console.com1).read(5, &mut status);
+        lock(&b.console.uart).read(5, &mut status);
         assert_eq!(status[0] & 0x20, 0, "THR is not empty");
         b.screen.room.store(2, SeqCst);
         b.console.output_ready();
-        lock(&b.console.com1).read(5, &mut status);
+        lock(&b.console.uart).read(5, &mut status);
         assert_eq!(status[0] & 0x20, 0x20);
         assert_eq!((b.hvc0.write(b"bc"), b.hvc0.write(b"c")), (1, 0));
         assert_eq!(*lock(&b.screen.text), b"ab");
