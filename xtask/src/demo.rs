@@ -13,6 +13,7 @@ use crate::ends::Ends;
 use crate::guest_script::{self, Extractor, State};
 use crate::guests::{self, Arch, Guest};
 use crate::host;
+use crate::native;
 use crate::progress::Step;
 
 const NAME: &str = "demo";
@@ -44,6 +45,15 @@ pub struct Args {
     /// The first root file system of that kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
+    /// Boot the hypervisor on an emulated board, and the guest on that
+    #[arg(long, value_enum, value_name = "PLATFORM", conflicts_with_all = ["arch", "kernel"])]
+    native: Option<native::Platform>,
+    /// The version of the emulated board's interrupt controller
+    #[arg(long, value_enum, value_name = "VERSION", requires = "native")]
+    gic: Option<native::Gic>,
+    /// Stop at the control domain: the shell, or CMD, is its
+    #[arg(long, requires = "native")]
+    control_domain: bool,
     /// Run this in the guest; a single argument is a shell script
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -58,6 +68,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     // Before the long work: a command that does not fit is known at once.
     let token = guest_script::random_token()?;
+    if let Some(platform) = args.native {
+        let options = native::Options {
+            platform,
+            gic: args.gic,
+            control_domain: args.control_domain,
+            guest_memory: args.memory.clone(),
+            guest_cpus: args.cpus,
+        };
+        return native::demo(&options, Plan { script, token });
+    }
     let words = script.map(|script| guest_script::words(&script, &token)).transpose()?;
     let (kernel, initrd) = match &args.kernel {
         Some(kernel) => (kernel.clone(), args.initrd.clone()),
@@ -73,6 +93,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(words) => run_script(&machine, &words, &token, &ends, &mut std::io::stdout()),
         None => attach(&machine, &ends),
     }
+}
+
+/// What is to be run: a script whose output is marked with the token, or else a shell for the person.
+pub struct Plan {
+    pub script: Option<String>,
+    pub token: String,
 }
 
 struct Machine {
@@ -106,11 +132,25 @@ fn run_script(
     output: &mut dyn Write,
 ) -> Result<ExitCode> {
     let mut command = machine.vmctl(&["run"], &format!("console=ttyS0 quiet {words}"));
+    command.stdin(Stdio::null());
+    follow(command, "vmctl", &machine.kernel.display().to_string(), token, ends, output)
+}
+
+/// Runs `command`, called `program`, whose output is the console of `machine`: what the script marked with `token` says goes to
+/// `output`, its status is ours.
+pub fn follow(
+    mut command: Command,
+    program: &str,
+    machine: &str,
+    token: &str,
+    ends: &Ends,
+    output: &mut dyn Write,
+) -> Result<ExitCode> {
     let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("vmctl did not start")?;
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("{program} did not start"))?;
     let _watched = ends.watch(&child);
-    let mut step = Some(Step::begin(format!("Booting {}", machine.kernel.display())));
-    let mut console = child.stdout.take().context("vmctl has no output")?;
+    let mut step = Some(Step::begin(format!("Booting {machine}")));
+    let mut console = child.stdout.take().with_context(|| format!("{program} has no output"))?;
     let mut extractor = Extractor::new(token);
     let mut last = Tail::default();
     let mut buffer = [0; 4096];
@@ -138,15 +178,15 @@ fn run_script(
     std::thread::spawn(move || std::io::copy(&mut console, &mut std::io::sink()));
     let state = extractor.state();
     let ended = matches!(state, State::Ended(_));
-    let vmctl = wait_or_end(&mut child, if ended { PATIENCE } else { Duration::from_secs(2) })?;
+    let status = wait_or_end(&mut child, if ended { PATIENCE } else { Duration::from_secs(2) })?;
     output.write_all(&extractor.finish())?;
     match state {
         State::Ended(status) => Ok(ExitCode::from(status)),
         _ if ends.asked() => Ok(ExitCode::from(130)),
-        State::Running => bail!("the guest ended before the command did (vmctl: {vmctl})"),
+        State::Running => bail!("the guest ended before the command did ({program}: {status})"),
         State::Booting => {
             bail!(
-                "the guest ended before it ran the command (vmctl: {vmctl}); its console's end:\n{}",
+                "the guest ended before it ran the command ({program}: {status}); its console's end:\n{}",
                 last.text()
             )
         }

@@ -4,24 +4,37 @@
 use anyhow::{Result, anyhow, bail};
 use base64::Engine as _;
 
-/// Linux's COMMAND_LINE_SIZE on x86, less room for the words of whoever boots it.
-const LONGEST: usize = 2048 - 256;
+/// Linux's COMMAND_LINE_SIZE on x86, in bytes.
+const COMMAND_LINE_SIZE: usize = 2048;
+/// Room for the words of whoever boots it.
+const OTHERS: usize = 256;
 
 /// The kernel command line's words that make the guest run `script` and mark its output with `token`.
 ///
 /// Errors: a script too long for a kernel command line.
 pub fn words(script: &str, token: &str) -> Result<String> {
-    let encoded = base64::engine::general_purpose::STANDARD.encode(script);
-    let words = format!("auberge.run={encoded} auberge.token={token}");
-    if words.len() > LONGEST {
+    words_within(script, token, COMMAND_LINE_SIZE)
+}
+
+/// The same for a kernel whose command line has `size` bytes.
+pub fn words_within(script: &str, token: &str, size: usize) -> Result<String> {
+    let longest = size.saturating_sub(OTHERS);
+    let words = words_unchecked(script, token);
+    if words.len() > longest {
         bail!(
             "the command is {} bytes long, but the kernel's command line has room for {} only; \
              put it in a file on a disk of the guest",
             script.len(),
-            (LONGEST - (words.len() - encoded.len())) / 4 * 3
+            longest.saturating_sub(words_unchecked("", token).len()) / 4 * 3
         );
     }
     Ok(words)
+}
+
+/// The same for a script that is known to be short.
+pub fn words_unchecked(script: &str, token: &str) -> String {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(script);
+    format!("auberge.run={encoded} auberge.token={token}")
 }
 
 /// A word that no guest prints by chance.

@@ -88,10 +88,15 @@ pub fn build_release() -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["build", "--release", "--package", "vmd", "--package", "vmctl"]);
     run(&mut build, "build vmd and vmctl")?;
+    Ok(target_folder()?.join("release"))
+}
+
+/// The folder that cargo builds into.
+pub fn target_folder() -> Result<PathBuf> {
     // xtask itself lies in target/<profile>/xtask, wherever target is configured to be.
     let xtask = std::env::current_exe().context("could not find where cargo built xtask")?;
     let target = xtask.ancestors().nth(2).context("xtask does not lie in cargo's target folder")?;
-    Ok(target.join("release"))
+    Ok(target.to_owned())
 }
 
 /// The processor's name as the kernel tells it, and how many there are.

@@ -9,6 +9,7 @@ mod guest_script;
 mod guests;
 mod host;
 mod lockstep;
+mod native;
 mod progress;
 mod soak;
 mod test;

@@ -91,7 +91,7 @@ fn component(name: &str, subcommand: &str, why: &str) -> Result<()> {
 }
 
 /// Adds Rust's standard library for programs of `target` when it is missing.
-fn standard_library(target: &str, why: &str) -> Result<()> {
+pub fn standard_library(target: &str, why: &str) -> Result<()> {
     let mut print = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     print.args(["--print", "target-libdir", "--target", target]).current_dir(host::workspace());
     let folder = host::output(&mut print, &format!("ask rustc for its library for {target}"))?;

@@ -10,7 +10,7 @@ pub enum VcpuState {
 /// An ARM vCPU's registers, ARMv7-A or ARMv8-A.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ArmState {
-    /// AArch64: X0-X30. AArch32: R0-R14 in the first fifteen, banked ones among `system`.
+    /// AArch64: X0-X30. AArch32: R0-R12, then the banked ones where ARMv8 has them (Arm ARM DDI 0487, D1.20.1).
     pub x: [u64; 31],
     pub sp: u64,
     pub pc: u64,

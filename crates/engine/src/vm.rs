@@ -59,6 +59,10 @@ pub trait Engine: Send + Sync {
     fn gic(&self) -> Option<GicVersion> {
         None
     }
+    /// Whether it does better with guest memory in huge pages ([`memory::GuestMemory::with_huge_pages`]).
+    fn huge_pages(&self) -> bool {
+        false
+    }
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>>;
 }
 

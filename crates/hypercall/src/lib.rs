@@ -61,7 +61,8 @@ numbers! {
         /// a0: handle; a1: vCPU. Its registers become those in [`CallPage::body`].
         SetRegisters = 6,
         /// a0: handle; a1: vCPU. Runs it on the calling CPU until there is something for the caller to do: see
-        /// [`CallPage::exit`]. The answer to the exit before, if it was one of those that want one, is in [`Exit::data`].
+        /// [`CallPage::exit`]. The answer to the exit before, if it was one of those that want one, is in [`Exit::data`];
+        /// registers that were set since then make it void.
         Run = 7,
         /// a0: handle; a1: INTID, 32 to 1019; a2: its level, 0 or 1. r0: as [`Exit::data`] of [`Reason::Wake`].
         SetLine = 8,

@@ -117,6 +117,11 @@ macro_rules! scalar {
 impl GuestMemory {
     /// Allocates the regions, zeroed.
     pub fn new(configs: &[RegionConfig]) -> Result<Self> {
+        Self::with_huge_pages(configs, false)
+    }
+
+    /// The same, in huge pages where `huge` and the host has them.
+    pub fn with_huge_pages(configs: &[RegionConfig], huge: bool) -> Result<Self> {
         let mut configs = configs.to_vec();
         configs.sort_by_key(|c| c.base);
         let mut end = 0u64;
@@ -130,7 +135,10 @@ impl GuestMemory {
                 return Err(bad("overlaps the region below"));
             }
             end = c.base.0.checked_add(c.len).ok_or_else(|| bad("past the end of the address space"))?;
-            let mapping = Mapping::new("guest-memory", c.len)?;
+            let mapping = match huge {
+                true => Mapping::with_huge_pages("guest-memory", c.len)?,
+                false => Mapping::new("guest-memory", c.len)?,
+            };
             let pages = mapping.len() / PAGE_SIZE as usize;
             regions.push(Region {
                 config: c,

@@ -6,6 +6,9 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
+/// Bytes of a huge page.
+const HUGE_PAGE: u64 = 2 << 20;
+
 /// `len` bytes of zeroed shared memory behind a memfd, mapped readable and writable for as long as this lives.
 #[derive(Debug)]
 pub struct Mapping {
@@ -22,10 +25,27 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `len` bytes (a multiple of the page size) of fresh memory. Pages are taken from the host as they are touched.
     pub fn new(name: &str, len: u64) -> Result<Self> {
+        Self::with(name, len, MemfdFlags::empty(), MapFlags::NORESERVE)
+    }
+
+    /// The same in pages of 2 MiB, all set aside at once; in ordinary ones where the host has not enough of those, or `len` is no
+    /// multiple of them.
+    pub fn with_huge_pages(name: &str, len: u64) -> Result<Self> {
+        if len.is_multiple_of(HUGE_PAGE) {
+            // Not NORESERVE: a page that then isn't there would be the death of whoever touches it.
+            let huge = Self::with(name, len, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB, MapFlags::empty());
+            if huge.is_ok() {
+                return huge;
+            }
+        }
+        Self::new(name, len)
+    }
+
+    fn with(name: &str, len: u64, kind: MemfdFlags, map: MapFlags) -> Result<Self> {
         let host_error = |source: rustix::io::Errno| Error::Host { bytes: len, source: source.into() };
         let size = usize::try_from(len).ok().filter(|&s| s > 0 && s <= isize::MAX as usize);
         let size = size.ok_or_else(|| host_error(rustix::io::Errno::NOMEM))?;
-        let fd = memfd_create(name, MemfdFlags::CLOEXEC).map_err(host_error)?;
+        let fd = memfd_create(name, MemfdFlags::CLOEXEC | kind).map_err(host_error)?;
         ftruncate(&fd, len).map_err(host_error)?;
         // SAFETY: a fresh shared mapping at an address of the kernel's choosing touches nothing that exists.
         let p = unsafe {
@@ -33,7 +53,7 @@ impl Mapping {
                 std::ptr::null_mut(),
                 size,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::NORESERVE,
+                MapFlags::SHARED | map,
                 &fd,
                 0,
             )
@@ -62,5 +82,20 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: `host` and `len` are what mmap gave, and nothing outlives `self` by this type's contract.
         let _ = unsafe { munmap(self.host.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_huge_pages_host_without_them_gives_ordinary_ones() {
+        for len in [HUGE_PAGE, 3 * 4096] {
+            let mapping = Mapping::with_huge_pages("test", len).unwrap();
+            assert_eq!(mapping.len() as u64, len);
+            // SAFETY: the byte lies in the mapping, which nobody else knows of.
+            unsafe { mapping.host().add(len as usize - 1).write_volatile(1) };
+        }
     }
 }

@@ -8,7 +8,7 @@ mod memory;
 mod places;
 mod processes;
 mod programs;
-mod qemu;
+pub mod qemu;
 mod report;
 mod rows;
 mod statistics;

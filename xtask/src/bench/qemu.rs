@@ -1,4 +1,4 @@
-//! QEMU, the peer: which program, its installation, and its command line.
+//! QEMU, the peer and the board: which program, its installation, and its command line.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,14 +13,19 @@ const BACKPORTS: &str = "bookworm-backports";
 
 /// QEMU's program for `arch`, installed when it is missing.
 pub fn program(arch: Arch) -> Result<&'static str> {
-    let program = match arch {
-        Arch::Amd64 => "qemu-system-x86_64",
-        Arch::I386 => "qemu-system-i386",
+    let (program, package) = match arch {
+        Arch::Amd64 => ("qemu-system-x86_64", "qemu-system-x86"),
+        Arch::I386 => ("qemu-system-i386", "qemu-system-x86"),
+        Arch::Arm64 => ("qemu-system-aarch64", "qemu-system-arm"),
+        Arch::Armhf => ("qemu-system-arm", "qemu-system-arm"),
     };
     if host::has_program(program) {
         return Ok(program);
     }
-    let why = "the comparison with QEMU's TCG";
+    let why = match package {
+        "qemu-system-arm" => "an emulated ARM board",
+        _ => "the comparison with QEMU's TCG",
+    };
     if host::is_root() && host::has_program("apt-get") && is_bookworm() {
         let list = Path::new("/etc/apt/sources.list.d/auberge-backports.list");
         std::fs::write(list, format!("deb http://deb.debian.org/debian {BACKPORTS} main\n"))
@@ -29,9 +34,9 @@ pub fn program(arch: Arch) -> Result<&'static str> {
             Command::new("apt-get").args(["update", "-q"]).stdout(Stdio::null()),
             "fetch Debian's package lists",
         )?;
-        host::install_packages(&["qemu-system-x86"], Some(BACKPORTS), why)?;
+        host::install_packages(&[package], Some(BACKPORTS), why)?;
     } else {
-        host::install_packages(&["qemu-system-x86"], None, why)?;
+        host::install_packages(&[package], None, why)?;
     }
     Ok(program)
 }

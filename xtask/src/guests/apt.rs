@@ -52,7 +52,7 @@ impl Apt {
         }
         std::fs::write(folder.join("status"), "")?;
         let from = format!("signed-by={KEYRING}] {} {RELEASE} main", mirror());
-        let sources = format!("deb [arch=amd64,i386 {from}\ndeb-src [{from}\n");
+        let sources = format!("deb [arch=amd64,i386,arm64,armhf {from}\ndeb-src [{from}\n");
         std::fs::write(folder.join("sources.list"), sources)?;
         let mut apt = Apt { folder: folder.to_owned(), update_error: None };
         let mut update = apt.command("apt-get");
@@ -76,6 +76,8 @@ impl Apt {
             "APT::Architecture=amd64".into(),
             "APT::Architectures::=amd64".into(),
             "APT::Architectures::=i386".into(),
+            "APT::Architectures::=arm64".into(),
+            "APT::Architectures::=armhf".into(),
             "APT::Sandbox::User=root".into(),
             "Acquire::Languages=none".into(),
             "Acquire::Retries=3".into(),

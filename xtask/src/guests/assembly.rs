@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::Arch;
 use crate::host;
@@ -65,13 +65,14 @@ pub fn kernels() -> Result<Vec<(&'static str, Vec<u8>)>> {
         .collect()
 }
 
-/// The program `debug-exit` for a guest of `arch`.
+/// The program `debug-exit` for a guest of `arch`, an x86 one.
 pub fn debug_exit(arch: Arch) -> Result<Vec<u8>> {
     let work = tempfile::tempdir()?;
     let (object, program) = (work.path().join("object"), work.path().join("program"));
     let (emulation, symbols): (_, &[&str]) = match arch {
         Arch::Amd64 => ("elf_x86_64", &["--defsym", "AMD64=1"]),
         Arch::I386 => ("elf_i386", &[]),
+        Arch::Arm64 | Arch::Armhf => bail!("debug-exit is a port, and {arch} has none"),
     };
     assemble(&host::workspace().join("guests/initrd/debug-exit.s"), &object, arch, symbols)?;
     let mut link = Command::new("ld");

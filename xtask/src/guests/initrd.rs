@@ -33,9 +33,9 @@ pub fn recipe() -> Vec<u8> {
     [INIT, INITTAB, PROFILE, MODULES.join(" ").as_bytes(), include_bytes!("initrd.rs")].concat()
 }
 
-/// Builds the archive from the unpacked kernel and busybox packages and the `debug-exit` program, uncompressed: a
+/// Builds the archive from the unpacked kernel and busybox packages and the `debug-exit` program where there is one, uncompressed: a
 /// guest on a slow engine would unpack longer than this machine takes to read.
-pub fn build(kernel: &Path, busybox: &Path, debug_exit: &[u8]) -> Result<Vec<u8>> {
+pub fn build(kernel: &Path, busybox: &Path, debug_exit: Option<&[u8]>) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "etc", "lib", "mnt", "proc", "root", "run", "sys", "tmp", "var"] {
         archive.directory(folder, 0o755);
@@ -66,7 +66,9 @@ pub fn build(kernel: &Path, busybox: &Path, debug_exit: &[u8]) -> Result<Vec<u8>
     for applet in applets.iter().filter(|applet| *applet != "busybox") {
         archive.symlink(&format!("bin/{applet}"), "busybox");
     }
-    archive.file("bin/debug-exit", 0o755, debug_exit);
+    if let Some(debug_exit) = debug_exit {
+        archive.file("bin/debug-exit", 0o755, debug_exit);
+    }
     add_modules(&mut archive, kernel)?;
     Ok(archive.finish())
 }

@@ -2,7 +2,8 @@
 //!
 //! Below `target/guests` (or `$AUBERGE_GUESTS`):
 //! `amd64/` and `i386/` hold `vmlinuz`, `initrd.img` and `vmlinux`, the kernel as an ELF file that boots by PVH (i386
-//! also `vmlinuz-686` and `initrd-686.img`, the kernel without PAE, which has no entry for PVH), `kernels/` the test
+//! also `vmlinuz-686` and `initrd-686.img`, the kernel without PAE, which has no entry for PVH), `arm64/` and `armhf/`
+//! hold `vmlinuz` and `initrd.img` (arm64's `vmlinuz` is a plain Image, which boot loaders need), `kernels/` the test
 //! kernels of `guests/kernels` and Debian's memtest86+; `amd64/debian.img` is a disk with Debian on it, and
 //! `amd64/debian/` its tree (see `debian.rs`); `packages/` keeps what was downloaded, and `apt/` apt's state.
 
@@ -20,7 +21,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::host;
@@ -45,14 +46,21 @@ pub struct Args {
 enum Choice {
     Amd64,
     I386,
+    Arm64,
+    Armhf,
+    /// What the tests on this machine need: amd64 and i386
     All,
 }
 
-/// A guest's architecture, by Debian's name.
+/// A guest's architecture, by Debian's name. On the command line it is one that this machine itself can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Arch {
     Amd64,
     I386,
+    #[value(skip)]
+    Arm64,
+    #[value(skip)]
+    Armhf,
 }
 
 impl fmt::Display for Arch {
@@ -60,6 +68,8 @@ impl fmt::Display for Arch {
         formatter.write_str(match self {
             Arch::Amd64 => "amd64",
             Arch::I386 => "i386",
+            Arch::Arm64 => "arm64",
+            Arch::Armhf => "armhf",
         })
     }
 }
@@ -75,6 +85,10 @@ struct Flavour {
 }
 
 impl Arch {
+    fn is_x86(self) -> bool {
+        matches!(self, Arch::Amd64 | Arch::I386)
+    }
+
     fn flavours(self) -> &'static [Flavour] {
         match self {
             Arch::Amd64 => &[Flavour {
@@ -97,6 +111,18 @@ impl Arch {
                     vmlinux: None,
                 },
             ],
+            Arch::Arm64 => &[Flavour {
+                meta: "linux-image-arm64",
+                kernel: "vmlinuz",
+                initrd: "initrd.img",
+                vmlinux: None,
+            }],
+            Arch::Armhf => &[Flavour {
+                meta: "linux-image-armmp-lpae",
+                kernel: "vmlinuz",
+                initrd: "initrd.img",
+                vmlinux: None,
+            }],
         }
     }
 }
@@ -116,6 +142,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let archs: &[Arch] = match args.arch {
         Choice::Amd64 => &[Arch::Amd64],
         Choice::I386 => &[Arch::I386],
+        Choice::Arm64 => &[Arch::Arm64],
+        Choice::Armhf => &[Arch::Armhf],
         Choice::All => &[Arch::Amd64, Arch::I386],
     };
     if args.update {
@@ -133,7 +161,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if archs.contains(&Arch::Amd64) {
         maker.disk()?;
     }
-    maker.kernels()?;
+    if archs.iter().any(|arch| arch.is_x86()) {
+        maker.kernels()?;
+    }
     list(&folder)
 }
 
@@ -188,6 +218,8 @@ fn list(folder: &Path) -> Result<ExitCode> {
         ("amd64", "manifest.json"),
         ("amd64", debian::MANIFEST),
         ("i386", "manifest.json"),
+        ("arm64", "manifest.json"),
+        ("armhf", "manifest.json"),
         ("kernels", "manifest.json"),
     ];
     for (part, manifest_name) in parts {
@@ -258,7 +290,8 @@ impl Maker {
         let package = self.package("busybox-static", arch, false)?;
         apt::unpack(&package, &busybox)?;
         let mut sources = vec![version(&package)?];
-        let debug_exit = assembly::debug_exit(arch)?;
+        // A port, which only x86 has.
+        let debug_exit = if arch.is_x86() { Some(assembly::debug_exit(arch)?) } else { None };
         let mut files = Vec::new();
         for flavour in arch.flavours() {
             let package = self.package(flavour.meta, arch, true)?;
@@ -271,8 +304,11 @@ impl Maker {
                 let image = vmlinux::extract(&kernel);
                 files.push((vmlinux, image.with_context(|| format!("could not make {arch}/{vmlinux}"))?));
             }
+            if arch == Arch::Arm64 {
+                check_image(&kernel).with_context(|| format!("could not make {arch}/{}", flavour.kernel))?;
+            }
             files.push((flavour.kernel, kernel));
-            files.push((flavour.initrd, initrd::build(&unpacked, &busybox, &debug_exit)?));
+            files.push((flavour.initrd, initrd::build(&unpacked, &busybox, debug_exit.as_deref())?));
         }
         store.replace(&recipe, sources, &borrowed(&files))?;
         Ok(store)
@@ -319,6 +355,17 @@ fn opened<'a>(apt: &'a mut Option<Apt>, folder: &Path) -> Result<&'a Apt> {
 
 fn borrowed<'a>(files: &'a [(&'a str, Vec<u8>)]) -> Vec<(&'a str, &'a [u8])> {
     files.iter().map(|(name, contents)| (*name, contents.as_slice())).collect()
+}
+
+/// Refuses what is no uncompressed arm64 kernel (Linux, Documentation/arm64/booting.rst: `magic` at offset 56).
+fn check_image(kernel: &[u8]) -> Result<()> {
+    const MAGIC: (usize, &[u8]) = (56, b"ARM\x64");
+    if kernel.get(MAGIC.0..MAGIC.0 + 4) != Some(MAGIC.1) {
+        bail!(
+            "Debian's kernel is no plain Image but, it seems, a compressed one, which boot loaders don't take"
+        );
+    }
+    Ok(())
 }
 
 /// A package's name and version, from the package.

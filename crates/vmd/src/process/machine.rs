@@ -17,9 +17,10 @@ const DEBUGCON_LIMIT: u64 = 64 << 20;
 /// Whether the host is an ARM one, where a machine is a virt board; elsewhere it is a pc.
 const ARM_HOST: bool = cfg!(any(target_arch = "aarch64", target_arch = "arm"));
 
-/// Makes the machine. The error is a sentence for the user.
+/// Makes the machine with one of `engines`. The error is a sentence for the user.
 pub fn make(
     spec: &VmSpec,
+    engines: &[Box<dyn Engine>],
     console: Arc<dyn Output>,
     kernel: OwnedFd,
     debugcon: Option<OwnedFd>,
@@ -27,7 +28,6 @@ pub fn make(
     disks: Vec<OwnedFd>,
 ) -> anyhow::Result<Machine> {
     let choice = spec.engine_choice()?;
-    let engines = engines(choice.cache);
     let engines: Vec<&dyn Engine> = engines.iter().map(|engine| &**engine).collect();
     let engine = engine::vm::choose(&engines, choice.name.as_deref())?;
     let boot = Boot {
@@ -96,17 +96,26 @@ fn virt_config(
     Ok(config)
 }
 
-/// The engines in this build; for some processors there is none. `cache`: bytes for translated code.
-fn engines(cache: Option<u64>) -> Vec<Box<dyn Engine>> {
+/// The engines in this build, for `spec`; for some processors there is none. They open what they need by path: this comes
+/// before the process confines itself.
+pub fn engines(spec: &VmSpec) -> Vec<Box<dyn Engine>> {
     #[cfg(target_arch = "x86_64")]
     use engine_translate::{Tiers, Translate};
+    // Bytes for translated code; what is wrong with the choice is told when the machine is made.
+    #[cfg(target_arch = "x86_64")]
+    let cache = spec.engine_choice().ok().and_then(|choice| choice.cache);
     #[cfg(target_arch = "x86_64")]
     return [Tiers::All, Tiers::Interpreter, Tiers::Lockstep]
         .map(|tiers| Box::new(Translate::with_tiers(tiers).with_cache(cache)) as Box<dyn Engine>)
         .into();
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
     {
-        let _ = cache;
+        let _ = spec;
+        vec![Box::new(engine_native::Native::open())]
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm")))]
+    {
+        let _ = spec;
         Vec::new()
     }
 }

@@ -1,6 +1,7 @@
 //! A VM's own process: it is told what to run over the socket on its standard input, runs it, and ends.
 //!
-//! `vmd` and `vmctl run` start it as their own executable with [`ARGUMENT`]. It opens nothing by path; when the
+//! `vmd` and `vmctl run` start it as their own executable with [`ARGUMENT`]. It opens nothing by path but, before it
+//! confines itself, what an engine needs; when the
 //! socket closes, because whoever started it is gone, it flushes the VM's disks and ends.
 
 mod console;
@@ -55,6 +56,7 @@ fn run() -> anyhow::Result<()> {
     sandbox::name(&launch.spec.name);
     // The process's control group can't be read once it is confined.
     let fits = ::machine::host_memory::check(launch.spec.memory_mib << 20);
+    let engines = machine::engines(&launch.spec);
     sandbox::confine();
     if let Err(e) = fits {
         channel::send(&*channel, &FromVm::NotStarted(crate::sentence(&e.into())), &[])?;
@@ -63,7 +65,7 @@ fn run() -> anyhow::Result<()> {
 
     let console = Console::new(launch.console);
     let Files { console: console_fd, kernel, debugcon, modules, disks } = files;
-    let made = machine::make(&launch.spec, console.output(), kernel, debugcon, modules, disks);
+    let made = machine::make(&launch.spec, &engines, console.output(), kernel, debugcon, modules, disks);
     let machine = match made {
         Ok(machine) => machine,
         Err(e) => {

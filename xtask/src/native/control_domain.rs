@@ -1,0 +1,114 @@
+//! The control domain's first root file system: the guests' own, and beside it `vmd`, `vmctl`, and a guest to run.
+
+use anyhow::{Context, Result};
+
+use super::Platform;
+use super::programs::Programs;
+use crate::guest_script;
+use crate::guests::Guest;
+use crate::guests::cpio::Archive;
+
+/// The guest's script, when the control domain runs the guest.
+const RUN: &str = "guest/run";
+/// The first serial port of QEMU's board and of ours.
+const CONSOLE: &str = "console=ttyAMA0";
+
+/// What a control domain does once it has booted.
+pub enum Role {
+    /// Its own shell, or with these words of [`guest_script::words`] a command.
+    ControlDomain { words: String },
+    /// It runs a guest, with these words on its command line.
+    Guest { words: String, memory: String, cpus: u32, interactive: bool },
+}
+
+impl Role {
+    /// The control domain's kernel command line.
+    pub fn command_line(&self, platform: Platform) -> String {
+        // A control domain that panics is to end, not to wait.
+        let first = match platform {
+            Platform::Arm64 | Platform::Armhf => format!("{CONSOLE} panic=-1"),
+        };
+        match self {
+            Role::ControlDomain { words } if words.is_empty() => first,
+            Role::ControlDomain { words } => format!("{first} quiet {words}"),
+            Role::Guest { .. } => {
+                let words = guest_script::words_unchecked(&format!("sh /{RUN}"), "control-domain");
+                format!("{first} quiet {words}")
+            }
+        }
+    }
+
+    /// The control domain's script that runs the guest.
+    fn script(&self) -> Option<String> {
+        let Role::Guest { words, memory, cpus, interactive } = self else { return None };
+        let cmdline = if *interactive { CONSOLE.to_owned() } else { format!("{CONSOLE} quiet {words}") };
+        let vmctl = [
+            "vmctl",
+            "run",
+            "-b",
+            "/guest/vmlinuz",
+            "--initrd",
+            "/guest/initrd.img",
+            "--cmdline",
+            &cmdline,
+            "-m",
+            memory,
+            "-p",
+            &cpus.to_string(),
+            "demo",
+        ];
+        let vmctl = guest_script::quote(&vmctl.map(str::to_owned));
+        // The script's own input is /dev/null; a person types at the console.
+        let input = if *interactive { " </dev/console" } else { "" };
+        Some(format!("{vmctl}{input}\necho \"vmctl ended with status $?\"\n"))
+    }
+}
+
+/// The archive: that of `guest`, then one with what a control domain has more. Linux unpacks one after the other.
+pub fn initrd(guest: &Guest, programs: &Programs, role: &Role) -> Result<Vec<u8>> {
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).with_context(|| format!("could not read {}", path.display()))
+    };
+    let initrd = read(&guest.initrd)?;
+    let mut more = Archive::default();
+    more.file("bin/vmctl", 0o755, &read(&programs.vmctl)?);
+    more.file("bin/vmd", 0o755, &read(&programs.vmd)?);
+    more.directory("guest", 0o755);
+    more.file("guest/vmlinuz", 0o644, &read(&guest.kernel)?);
+    more.file("guest/initrd.img", 0o644, &initrd);
+    if let Some(script) = role.script() {
+        more.file(RUN, 0o755, script.as_bytes());
+    }
+    let mut archive = initrd;
+    archive.extend(more.finish());
+    Ok(archive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn script_guest_s_words_survive_the_shell() {
+        let role = Role::Guest {
+            words: "auberge.run=eA== auberge.token=t".into(),
+            memory: "256M".into(),
+            cpus: 2,
+            interactive: false,
+        };
+        let script = role.script().expect("a script");
+        assert!(
+            script
+                .contains("--cmdline 'console=ttyAMA0 quiet auberge.run=eA== auberge.token=t' -m 256M -p 2")
+        );
+        assert!(!script.contains("/dev/console"));
+        assert!(role.command_line(Platform::Arm64).contains("auberge.token=control-domain"));
+    }
+
+    #[test]
+    fn command_line_of_a_control_domain_for_a_person_runs_nothing() {
+        let role = Role::ControlDomain { words: String::new() };
+        assert!(!role.command_line(Platform::Armhf).contains("auberge.run"));
+        assert!(role.script().is_none());
+    }
+}

@@ -1,0 +1,86 @@
+//! `cargo xtask demo --native`: an emulated ARM board, on it the hypervisor, on that a control domain, and in that a guest
+//! under `vmctl run`.
+
+mod board;
+mod control_domain;
+mod hypervisor;
+mod programs;
+
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::demo::{self, Plan};
+use crate::ends::Ends;
+use crate::{guest_script, guests};
+pub use board::{Board, Gic, Platform};
+pub use control_domain::Role;
+
+/// What the demo's options say of the board and the guest.
+pub struct Options {
+    pub platform: Platform,
+    /// The board's interrupt controller; without, the platform's own.
+    pub gic: Option<Gic>,
+    /// Stop at the control domain: the shell, or the command, is its.
+    pub control_domain: bool,
+    pub guest_memory: String,
+    pub guest_cpus: u32,
+}
+
+/// Boots the board. Runs the plan's script in the guest or the control domain, or leaves the terminal to its shell.
+pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
+    let board = Board::new(options.platform, options.gic)?;
+    let Plan { script, token } = plan;
+    let limit = options.platform.command_line_size();
+    let words = script.map(|script| guest_script::words_within(&script, &token, limit)).transpose()?;
+    let interactive = words.is_none();
+    let role = if options.control_domain {
+        Role::ControlDomain { words: words.unwrap_or_default() }
+    } else {
+        Role::Guest {
+            words: words.unwrap_or_default(),
+            memory: options.guest_memory.clone(),
+            cpus: options.guest_cpus,
+            interactive,
+        }
+    };
+    let images = prepare(options.platform, &role)?;
+    let ends = Ends::install()?;
+    let bootargs = role.command_line(options.platform);
+    let mut command = board.command(&images.hypervisor, &images.kernel, &images.initrd, &bootargs)?;
+    if interactive {
+        command.args(["-serial", "mon:stdio"]);
+        eprintln!("Booting {}; `poweroff` leaves, Control-A X ends the board", board.describe());
+        let mut child = command.spawn().context("QEMU did not start")?;
+        let _watched = ends.watch(&child);
+        let status = child.wait()?;
+        if !status.success() && !ends.asked() {
+            bail!("the emulated board ended with {status}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    command.args(["-serial", "stdio"]).stdin(Stdio::null());
+    demo::follow(command, "QEMU", &board.describe(), &token, &ends, &mut std::io::stdout())
+}
+
+/// What a board boots.
+struct Images {
+    hypervisor: PathBuf,
+    kernel: PathBuf,
+    initrd: PathBuf,
+    /// The initrd lies in it.
+    _folder: tempfile::TempDir,
+}
+
+/// Makes everything that is not there yet.
+fn prepare(platform: Platform, role: &Role) -> Result<Images> {
+    let guest = guests::ensure(platform.arch())?;
+    let programs = programs::build(platform)?;
+    let hypervisor = hypervisor::build(platform)?;
+    let folder = tempfile::Builder::new().prefix("auberge-native-").tempdir()?;
+    let initrd = folder.path().join("initrd.img");
+    std::fs::write(&initrd, control_domain::initrd(&guest, &programs, role)?)
+        .with_context(|| format!("could not write {}", initrd.display()))?;
+    Ok(Images { hypervisor, kernel: guest.kernel, initrd, _folder: folder })
+}
