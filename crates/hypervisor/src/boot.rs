@@ -15,7 +15,7 @@ use crate::per_cpu::{CPUS, PerCpu};
 use crate::platform::{self, Platform};
 use crate::pool::{POOL_BYTES, Pool};
 use crate::problem::Problem;
-use crate::regions::Region;
+use crate::regions::{Region, without};
 use crate::table::{MapError, Table};
 use crate::{arch, say};
 
@@ -91,7 +91,7 @@ fn prepare(fdt: Fdt) -> Result<(&'static Control, HostPhys, HostPhys), Problem> 
     }
     let stage2 =
         control::stage2(pool, arch::stage2_bits(), &holes).map_err(|_| Problem::TooLittleMemory("tables"))?;
-    let memory = control::memory_without(&platform.memory, own)?;
+    let memory = without(&platform.memory, own)?;
     let control = control::set(Control { memory, doorbell, stage2, pool, gic: platform.gic.version });
     say!(
         "control domain on {} processors, GICv{}, hypervisor at {own}, doorbell {doorbell}",
@@ -124,7 +124,7 @@ fn own_table(
     map(layout.text, stage1::NORMAL | stage1::READ_ONLY)?;
     map(layout.read_only, DATA | stage1::READ_ONLY)?;
     map(Region { start: layout.data.start, end: own.end }, DATA)?;
-    for region in control::memory_without(&platform.memory, own).map_err(|_| MapError::NoMemory)? {
+    for region in without(&platform.memory, own).map_err(|_| MapError::NoMemory)? {
         // Whole pages only: what isn't one is not usable memory.
         let whole = Region { start: region.start.next_multiple_of(4096), end: region.end & !0xfff };
         if whole.start < whole.end {

@@ -9,7 +9,7 @@ use crate::image::{self, Image};
 use crate::platform::Platform;
 use crate::pool::Pool;
 use crate::problem::Problem;
-use crate::regions::{Region, Regions, place};
+use crate::regions::{Region, Regions, place, without};
 use crate::table::{MapError, Table};
 
 /// The control domain as it runs.
@@ -50,21 +50,6 @@ pub struct Placement {
     pub tree: Region,
 }
 
-/// `memory` without `own`.
-pub fn memory_without(memory: &[Region], own: Region) -> Result<Regions, Problem> {
-    let mut rest = Regions::new();
-    for region in memory {
-        let before = Region { start: region.start, end: region.end.min(own.start) };
-        let after = Region { start: region.start.max(own.end), end: region.end };
-        for part in [before, after] {
-            if part.start < part.end {
-                rest.try_push(part).map_err(|_| Problem::TooManyRegions)?;
-            }
-        }
-    }
-    Ok(rest)
-}
-
 /// Decides where the kernel and a tree of `tree` bytes go; the firmware's tree, in `source`, stays as it is.
 pub fn placement(
     platform: &Platform,
@@ -73,7 +58,7 @@ pub fn placement(
     image: Image,
     tree: u64,
 ) -> Result<Placement, Problem> {
-    let memory = memory_without(&platform.memory, own)?;
+    let memory = without(&platform.memory, own)?;
     let modules = [Some(platform.kernel), platform.ramdisk];
     for module in modules.iter().flatten() {
         if module.overlaps(&own) || module.overlaps(&source) {

@@ -6,11 +6,12 @@ use arrayvec::ArrayVec;
 use crate::fdt::{Fdt, Node, cells, word};
 use crate::per_cpu::MAX_CPUS;
 use crate::problem::Problem;
-use crate::regions::{Region, Regions};
+use crate::regions::{Region, Regions, without};
 
 /// The machine.
 #[derive(Debug)]
 pub struct Platform<'a> {
+    /// Less what the firmware says must not even be mapped.
     pub memory: Regions,
     /// Memory that the firmware wants left alone.
     pub reserved: Regions,
@@ -64,7 +65,7 @@ fn module(node: &Node) -> Option<Region> {
 impl<'a> Platform<'a> {
     /// Reads it; `boot_cpu` is the affinity of the processor that asks.
     pub fn new(fdt: Fdt<'a>, boot_cpu: u64) -> Result<Self, Problem> {
-        let (mut memory, mut reserved) = (Regions::new(), Regions::new());
+        let (mut memory, mut reserved, mut hidden) = (Regions::new(), Regions::new(), Regions::new());
         let mut cpus = ArrayVec::new();
         let (mut gic, mut kernel, mut ramdisk, mut bootargs) = (None, None, None, "");
         let mut has_psci = false;
@@ -73,7 +74,9 @@ impl<'a> Platform<'a> {
             if node.text("device_type") == Some("memory") && node.is_enabled() {
                 node.reg().try_for_each(|region| push(&mut memory, region))?;
             } else if node.parent() == "reserved-memory" {
-                node.reg().try_for_each(|region| push(&mut reserved, region))?;
+                let no_map = node.property("no-map").is_some();
+                let list = if no_map { &mut hidden } else { &mut reserved };
+                node.reg().try_for_each(|region| push(list, region.pages()))?;
             } else if node.parent() == "cpus" && node.text("device_type") == Some("cpu") {
                 if let Some((affinity, _)) = node.bus_reg().next() {
                     cpus.try_push(affinity).map_err(|_| Problem::TooManyCpus)?;
@@ -91,6 +94,9 @@ impl<'a> Platform<'a> {
         }
         if memory.is_empty() {
             return Err(Problem::NoMemory);
+        }
+        for region in hidden {
+            memory = without(&memory, region)?;
         }
         let gic = gic.ok_or(Problem::NoGic)?;
         match cpus.iter().position(|c| *c == boot_cpu) {

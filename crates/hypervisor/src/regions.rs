@@ -3,6 +3,8 @@
 use address::HostPhys;
 use arrayvec::ArrayVec;
 
+use crate::problem::Problem;
+
 /// Physical memory from `start` up to, but not including, `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -47,6 +49,21 @@ impl core::fmt::Display for Region {
     }
 }
 
+/// `memory` without what of it is in `taken`.
+pub fn without(memory: &[Region], taken: Region) -> Result<Regions, Problem> {
+    let mut rest = Regions::new();
+    for region in memory {
+        let before = Region { start: region.start, end: region.end.min(taken.start) };
+        let after = Region { start: region.start.max(taken.end), end: region.end };
+        for part in [before, after] {
+            if part.start < part.end {
+                rest.try_push(part).map_err(|_| Problem::TooManyRegions)?;
+            }
+        }
+    }
+    Ok(rest)
+}
+
 /// The lowest place for `size` bytes at `offset` beyond a multiple of `align` (a power of two), in one of `memory`, that touches
 /// none of `taken`.
 pub fn place(memory: &[Region], taken: &[Region], size: u64, align: u64, offset: u64) -> Option<Region> {
@@ -77,6 +94,20 @@ mod tests {
 
     const fn region(start: u64, end: u64) -> Region {
         Region { start, end }
+    }
+
+    #[test]
+    fn what_is_taken_splits_memory() {
+        let memory = [region(0x1000, 0x9000), region(0x10000, 0x20000)];
+        let rest = without(&memory, region(0x3000, 0x4000)).unwrap();
+        assert_eq!(rest[..], [region(0x1000, 0x3000), region(0x4000, 0x9000), region(0x10000, 0x20000)]);
+        assert_eq!(
+            without(&memory, region(0x8000, 0x18000)).unwrap()[..],
+            [region(0x1000, 0x8000), region(0x18000, 0x20000)]
+        );
+        assert!(without(&memory, region(0, u64::MAX)).unwrap().is_empty());
+        let many: Regions = (0..MAX_REGIONS as u64).map(|n| region(n * 4096, n * 4096 + 4096)).collect();
+        assert_eq!(without(&many, region(0x10, 0x20)), Err(Problem::TooManyRegions));
     }
 
     #[test]

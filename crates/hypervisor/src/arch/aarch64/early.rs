@@ -6,7 +6,7 @@ use core::arch::global_asm;
 use core::fmt::Write;
 
 use address::HostPhys;
-use arm::control::{MAIR, sctlr};
+use arm::control::{MAIR, hcr, sctlr};
 use arm::descriptor::{TABLE, VALID, level_shift, stage1};
 
 use super::{Frame, STACK, layout, set_this_cpu};
@@ -20,6 +20,7 @@ use crate::regions::Region;
 global_asm!(
     include_str!("start.s"),
     stack = const STACK,
+    rw = const hcr::RW,
     mair = const MAIR,
     sctlr = const sctlr::EL2_RES1 | sctlr::M | sctlr::C | sctlr::I | sctlr::SA,
     frame = const size_of::<Frame>(),

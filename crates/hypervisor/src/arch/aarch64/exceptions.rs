@@ -45,7 +45,7 @@ fn from_control(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
     match syndrome.class() {
         class::SMC64 => {
             // The exception is taken before the instruction (Arm ARM D1.3.5), unlike HVC's.
-            frame.pc += 4;
+            frame.pc = frame.pc.wrapping_add(4);
             let mut x = Arguments::default();
             let count = x.len();
             x.copy_from_slice(&frame.x[..count]);
@@ -78,7 +78,7 @@ fn data_abort(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
     };
     let value = frame.x.get(access.register as usize).copied().unwrap_or(0);
     match calls::dispatch(control, value as u32) {
-        Ok(()) => frame.pc += syndrome.instruction_length(),
+        Ok(()) => frame.pc = frame.pc.wrapping_add(syndrome.instruction_length()),
         Err(calls::NotItsMemory) => refuse(frame, syndrome, "call from", (value & 0xffff_ffff) << 12),
     }
 }

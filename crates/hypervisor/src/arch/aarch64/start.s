@@ -14,6 +14,7 @@ _start:
     .long   0
 
 1:  msr     daifset, #0xf
+    msr     spsel, #1
     mov     x19, x0
     adr     x20, _start
     // R_AARCH64_RELATIVE (1027) is the only kind of relocation in .rela.dyn.
@@ -44,7 +45,10 @@ _start:
     b.eq    5f
     mov     x0, x19
     bl      wrong_level
-5:  mov     x0, x20
+5:  mov     x0, #{rw}
+    msr     hcr_el2, x0             // E2H is 0: not the Virtualization Host Extensions' registers.
+    isb
+    mov     x0, x20
     bl      early_tables
     mov     x21, x0
     mov     x22, x1
@@ -71,7 +75,11 @@ _start:
 .global secondary_entry
 secondary_entry:
     msr     daifset, #0xf
+    msr     spsel, #1
     mov     x19, x0
+    mov     x0, #{rw}
+    msr     hcr_el2, x0
+    isb
     ldp     x0, x1, [x19]
     ldr     x20, [x19, #16]
     bl      use_table
