@@ -3,8 +3,11 @@
 use std::sync::{Arc, LazyLock};
 
 use address::GuestPhys;
+use engine::Arch;
+use machine::boot::arm::ArmPlatform;
 use machine::boot::{self, Files, ModuleBytes, Platform};
 use machine::pc::memory_map::MemoryMap;
+use machine::virt;
 use memory::virtqueue::{Layout, Options};
 use memory::{GuestMemory, Kind, RegionConfig};
 
@@ -108,4 +111,17 @@ pub fn load(kernel: &[u8]) {
     let files = Files { kernel_name: "kernel", kernel, modules: &modules, command_line: "console=ttyS0" };
     // Whether it is a kernel is the loader's to say; that it says so is what is tested.
     let _ = boot::load(Platform { memory, map, rsdp: 0xe_0000 }, files);
+}
+
+/// Loads `kernel` on a virt board, as 64-bit and as 32-bit processors would have it.
+pub fn load_on_arm(kernel: &[u8]) {
+    static MEMORY: LazyLock<GuestMemory> =
+        LazyLock::new(|| virt::memory_map::allocate(BOARD_MEMORY).expect("64 MiB of memory"));
+    let modules = [ModuleBytes { bytes: b"070701 an initrd", command_line: "" }];
+    let files = Files { kernel_name: "kernel", kernel, modules: &modules, command_line: "console=ttyAMA0" };
+    let base = virt::memory_map::RAM;
+    for arch in [Arch::Aarch64, Arch::Armv7] {
+        let platform = ArmPlatform { arch, memory: &MEMORY, ram: base..base + BOARD_MEMORY };
+        let _ = boot::arm::load(&platform, files, |_| Ok(vec![0; 4096]));
+    }
 }

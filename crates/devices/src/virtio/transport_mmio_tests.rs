@@ -294,8 +294,8 @@ fn random_accesses_and_memory_never_panic_or_hang() {
             let words: [u64; 3] = [random(), random(), random()];
             let value = &words[2].to_le_bytes()[..[1, 2, 4, 8][words[1] as usize % 4]];
             match words[1] >> 8 & 7 {
-                0 => b.set(words[0] % LEN & !3, words[2] as u32 & 0xff),
-                1 => b.set(words[0] % 0x100 & !3, words[2] as u32),
+                0 => b.set((words[0] % LEN) & !3, words[2] as u32 & 0xff),
+                1 => b.set((words[0] % 0x100) & !3, words[2] as u32),
                 2 => b.device.write(words[0] % LEN, value),
                 3 => b.device.read(words[0] % LEN, &mut [0; 8][..value.len()]),
                 4 => {

@@ -74,7 +74,7 @@ pub fn load(
     files.modules.iter().for_each(|m| super::warn_of_odd_initrd(m.bytes));
     let command_line = super::checked_command_line(files.command_line, CMDLINE_MOST)?;
 
-    let mut layout = Layout::over(platform.memory, vec![ram.clone()]);
+    let mut layout = Layout::over(platform.memory, Some(ram.clone()));
     let near = ram.start.saturating_add(NEAR);
     let (entry, floor, initrd_ceiling) = match is {
         Arch::Aarch64 => {

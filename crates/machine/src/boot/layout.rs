@@ -28,15 +28,15 @@ impl<'a> Layout<'a> {
     /// Of a pc.
     pub fn new(platform: Platform<'a>) -> Self {
         let ram = platform.map.ranges().iter().filter(|r| r.kind == RangeKind::Ram);
-        let mut layout = Self::over(platform.memory, ram.map(|r| r.base..r.end()).collect());
+        let mut layout = Self::over(platform.memory, ram.map(|r| r.base..r.end()));
         // Interrupt vectors and BIOS data area.
         layout.taken.push(Taken { base: 0, end: 0x500, what: "the BIOS data area".to_string() });
         layout
     }
 
     /// Of a board with RAM in these ranges, all of it free.
-    pub fn over(memory: &'a GuestMemory, ram: Vec<Range<u64>>) -> Self {
-        Self { memory, ram, taken: Vec::new() }
+    pub fn over(memory: &'a GuestMemory, ram: impl IntoIterator<Item = Range<u64>>) -> Self {
+        Self { memory, ram: ram.into_iter().collect(), taken: Vec::new() }
     }
 
     pub fn memory(&self) -> &'a GuestMemory {

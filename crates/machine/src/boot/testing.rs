@@ -50,7 +50,7 @@ impl ArmBoard {
         Self { ram, memory: GuestMemory::new(&[region]).unwrap() }
     }
     pub fn layout(&self) -> Layout<'_> {
-        Layout::over(&self.memory, vec![self.ram..self.ram + self.memory.ram_len()])
+        Layout::over(&self.memory, Some(self.ram..self.ram + self.memory.ram_len()))
     }
     pub fn read(&self, at: u64, len: usize) -> Vec<u8> {
         let mut out = vec![0; len];

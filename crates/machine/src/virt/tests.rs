@@ -255,6 +255,8 @@ fn read_a_sector() -> Vec<Step> {
             {
                 cpu.store32(register(at), value);
             }
+            // Memory outlives a reset, and the device looks at the rings as soon as they are its.
+            cpu.store(RING, &[0; 0x300]);
             cpu.store32(register(0x30), 0);
             cpu.store32(register(0x38), 8);
             for (at, address) in [(0x80, RING), (0x90, RING + 0x100), (0xa0, RING + 0x200)] {
