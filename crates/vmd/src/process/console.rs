@@ -2,7 +2,7 @@
 
 use super::ring::Ring;
 use crate::launch::ConsoleKind;
-use machine::{Output, PcHandle};
+use machine::{Handle, Output};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use std::io;
@@ -21,7 +21,7 @@ pub trait Port {
     fn output_ready(&self);
 }
 
-impl Port for PcHandle {
+impl Port for Handle {
     fn input(&self, bytes: &[u8]) -> usize {
         self.console_input(bytes)
     }
@@ -87,7 +87,7 @@ impl Console {
     }
 
     /// Starts the pump's thread.
-    pub fn pump(&self, file: OwnedFd, handle: PcHandle) -> io::Result<JoinHandle<()>> {
+    pub fn pump(&self, file: OwnedFd, handle: Handle) -> io::Result<JoinHandle<()>> {
         let flags = rustix::fs::fcntl_getfl(&file)?;
         rustix::fs::fcntl_setfl(&file, flags | rustix::fs::OFlags::NONBLOCK)?;
         let pump = Pump { shared: self.shared.clone(), file, input: Vec::new() };

@@ -2,7 +2,7 @@
 
 use crate::spec::VmSpec;
 use engine::Engine;
-use machine::{Boot, Module, OnReset, Output, Pc, PcConfig, Source};
+use machine::{Boot, Machine, Module, OnReset, Output, PcConfig, Source, VirtConfig, pc, virt};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -23,7 +23,7 @@ pub fn make(
     debugcon: Option<OwnedFd>,
     modules: Vec<OwnedFd>,
     disks: Vec<OwnedFd>,
-) -> anyhow::Result<Pc> {
+) -> anyhow::Result<Machine> {
     let choice = spec.engine_choice()?;
     let engines: Vec<&dyn Engine> = engines.iter().map(|engine| &**engine).collect();
     let engine = engine::vm::choose(&engines, choice.name.as_deref())?;
@@ -40,21 +40,37 @@ pub fn make(
             .collect(),
         command_line: spec.command_line.clone(),
     };
+    let mut images: Vec<Arc<dyn disk::Image>> = Vec::new();
+    for (text, fd) in spec.disks.iter().zip(disks) {
+        images.push(Arc::new(disk::Raw::new(File::from(fd), &DiskSpec::parse(text).path, false)?));
+    }
+    let memory_bytes = spec.memory_mib << 20;
+    // An engine with ARM's interrupt controller runs ARM's guests.
+    if engine.gic().is_some() {
+        if spec.debug_exit.is_some() || debugcon.is_some() {
+            anyhow::bail!("a virt machine has no ports, and so neither a debug exit nor a debug console");
+        }
+        let arch = virt::arch_of(&boot, memory_bytes)?;
+        let mut config = VirtConfig::new(&spec.name, arch, boot);
+        config.vcpus = spec.cpus;
+        config.memory_bytes = memory_bytes;
+        config.console = console;
+        config.on_reset = OnReset::Reboot;
+        config.disks = images;
+        return Ok(virt::build(engine, config)?);
+    }
     let mut config = PcConfig::new(&spec.name, boot);
     config.vcpus = spec.cpus;
-    config.memory_bytes = spec.memory_mib << 20;
+    config.memory_bytes = memory_bytes;
     config.console = console;
     config.debug_exit = spec.debug_exit;
     config.on_reset = OnReset::Reboot;
-    for (text, fd) in spec.disks.iter().zip(disks) {
-        let image = disk::Raw::new(File::from(fd), &DiskSpec::parse(text).path, false)?;
-        config.disks.push(Arc::new(image));
-    }
+    config.disks = images;
     if let Some(fd) = debugcon {
         config.debugcon = DEBUGCON_PORTS.to_vec();
         config.debugcon_output = Arc::new(DebugconFile::new(fd.into()));
     }
-    Ok(Pc::new(engine, config)?)
+    Ok(pc::build(engine, config)?)
 }
 
 /// The engines in this build, for `spec`; for some processors there is none. They open what they need by path: this comes

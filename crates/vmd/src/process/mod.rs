@@ -14,7 +14,7 @@ mod syscalls;
 use crate::channel::{self, FromVm, ToVm};
 use crate::ending::Ending;
 use crate::launch::Files;
-use ::machine::PcHandle;
+use ::machine::Handle;
 use console::Console;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -66,14 +66,14 @@ fn run() -> anyhow::Result<()> {
     let console = Console::new(launch.console);
     let Files { console: console_fd, kernel, debugcon, modules, disks } = files;
     let made = machine::make(&launch.spec, &engines, console.output(), kernel, debugcon, modules, disks);
-    let pc = match made {
-        Ok(pc) => pc,
+    let machine = match made {
+        Ok(machine) => machine,
         Err(e) => {
             channel::send(&*channel, &FromVm::NotStarted(crate::sentence(&e)), &[])?;
             return Ok(());
         }
     };
-    let handle = pc.handle();
+    let handle = machine.handle();
     let pump = console.pump(console_fd, handle.clone())?;
     let ender = Ender { handle: handle.clone(), told: Arc::default() };
     end_on_signals(ender.clone())?;
@@ -82,7 +82,7 @@ fn run() -> anyhow::Result<()> {
 
     // Whoever started us may be gone already; `obey` sees it and ends the machine.
     let _ = channel::send(&*channel, &FromVm::Started, &[]);
-    let ending = match pc.run() {
+    let ending = match machine.run() {
         ::machine::Ending::PoweredOff | ::machine::Ending::Reset => Ending::PoweredOff,
         ::machine::Ending::DebugExit(value) => Ending::DebugExit(value),
         ::machine::Ending::Crashed(why) => Ending::Crashed(why),
@@ -105,7 +105,7 @@ fn survive_file_size_limit() -> std::io::Result<()> {
 /// Ends the machine from any thread, once, and the process if the machine won't end.
 #[derive(Clone)]
 struct Ender {
-    handle: PcHandle,
+    handle: Handle,
     told: Arc<Mutex<bool>>,
 }
 
@@ -137,14 +137,14 @@ fn end_on_signals(ender: Ender) -> std::io::Result<()> {
 }
 
 /// Presses the power button; again and again while the guest doesn't listen to it, as it doesn't early in its boot.
-fn press_until_heard(handle: &PcHandle) {
+fn press_until_heard(handle: &Handle) {
     while handle.status() != ::machine::Status::Ended && !handle.press_power_button() {
         thread::sleep(PRESS_INTERVAL);
     }
 }
 
 /// Carries out commands until the machine is to end.
-fn obey(channel: Arc<OwnedFd>, handle: PcHandle, ender: Ender) {
+fn obey(channel: Arc<OwnedFd>, handle: Handle, ender: Ender) {
     loop {
         match channel::receive::<ToVm>(channel.as_fd()) {
             Ok(Some((ToVm::PressPowerButton, _))) => {
