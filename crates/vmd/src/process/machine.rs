@@ -14,6 +14,9 @@ const DEBUGCON_PORTS: [u16; 2] = [0xe9, 0x402];
 /// What a guest may write to a debug console's file, in bytes.
 const DEBUGCON_LIMIT: u64 = 64 << 20;
 
+/// Whether the host is an ARM one, where a machine is a virt board; elsewhere it is a pc.
+const ARM_HOST: bool = cfg!(any(target_arch = "aarch64", target_arch = "arm"));
+
 /// Makes the machine with one of `engines`. The error is a sentence for the user.
 pub fn make(
     spec: &VmSpec,
@@ -44,33 +47,53 @@ pub fn make(
     for (text, fd) in spec.disks.iter().zip(disks) {
         images.push(Arc::new(disk::Raw::new(File::from(fd), &DiskSpec::parse(text).path, false)?));
     }
-    let memory_bytes = spec.memory_mib << 20;
-    // An engine with ARM's interrupt controller runs ARM's guests.
-    if engine.gic().is_some() {
-        if spec.debug_exit.is_some() || debugcon.is_some() {
-            anyhow::bail!("a virt machine has no ports, and so neither a debug exit nor a debug console");
-        }
-        let arch = virt::arch_of(&boot, memory_bytes)?;
-        let mut config = VirtConfig::new(&spec.name, arch, boot);
-        config.vcpus = spec.cpus;
-        config.memory_bytes = memory_bytes;
-        config.console = console;
-        config.on_reset = OnReset::Reboot;
-        config.disks = images;
-        return Ok(virt::build(engine, config)?);
-    }
+    Ok(if ARM_HOST {
+        virt::build(engine, virt_config(spec, boot, console, images)?)?
+    } else {
+        pc::build(engine, pc_config(spec, boot, console, images, debugcon))?
+    })
+}
+
+fn pc_config(
+    spec: &VmSpec,
+    boot: Boot,
+    console: Arc<dyn Output>,
+    disks: Vec<Arc<dyn disk::Image>>,
+    debugcon: Option<OwnedFd>,
+) -> PcConfig {
     let mut config = PcConfig::new(&spec.name, boot);
     config.vcpus = spec.cpus;
-    config.memory_bytes = memory_bytes;
+    config.memory_bytes = spec.memory_mib << 20;
+    config.disks = disks;
     config.console = console;
     config.debug_exit = spec.debug_exit;
     config.on_reset = OnReset::Reboot;
-    config.disks = images;
     if let Some(fd) = debugcon {
         config.debugcon = DEBUGCON_PORTS.to_vec();
         config.debugcon_output = Arc::new(DebugconFile::new(fd.into()));
     }
-    Ok(pc::build(engine, config)?)
+    config
+}
+
+/// With 64-bit or 32-bit processors, as the kernel wants them.
+fn virt_config(
+    spec: &VmSpec,
+    boot: Boot,
+    console: Arc<dyn Output>,
+    disks: Vec<Arc<dyn disk::Image>>,
+) -> anyhow::Result<VirtConfig> {
+    anyhow::ensure!(
+        spec.debug_exit.is_none() && spec.debugcon.is_none(),
+        "a debug console or exit is a port of a PC, and an ARM machine has no ports"
+    );
+    let memory_bytes = spec.memory_mib << 20;
+    let mut config = VirtConfig::new(&spec.name, virt::arch_of(&boot, memory_bytes)?, boot);
+    config.vcpus = spec.cpus;
+    config.memory_bytes = memory_bytes;
+    config.disks = disks;
+    config.console = console;
+    config.on_reset = OnReset::Reboot;
+    Ok(config)
 }
 
 /// The engines in this build, for `spec`; for some processors there is none. They open what they need by path: this comes
@@ -129,6 +152,38 @@ impl Output for DebugconFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn spec(json: &str) -> VmSpec {
+        serde_json::from_str(&format!(
+            r#"{{"name": "a", "memory_mib": 64, "cpus": 2, "kernel": "/k" {json}}}"#
+        ))
+        .unwrap()
+    }
+
+    fn virt(spec: &VmSpec, kernel: Vec<u8>) -> anyhow::Result<VirtConfig> {
+        let kernel = Source::from_bytes("/k", kernel);
+        let boot = Boot { kernel, modules: Vec::new(), command_line: String::new() };
+        virt_config(spec, boot, Arc::new(()), Vec::new())
+    }
+
+    #[test]
+    fn arm_machine_has_the_processors_that_its_kernel_wants() {
+        let mut kernel = vec![0; 64];
+        kernel[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        let config = virt(&spec(""), kernel).unwrap();
+        assert_eq!((config.arch, config.vcpus, config.memory_bytes), (engine::Arch::Aarch64, 2, 64 << 20));
+        let mut kernel = vec![0; 64];
+        kernel[0x24..0x28].copy_from_slice(&0x016f_2818u32.to_le_bytes());
+        assert_eq!(virt(&spec(""), kernel).unwrap().arch, engine::Arch::Armv7);
+        assert!(virt(&spec(""), vec![0; 64]).err().unwrap().to_string().contains("/k can't be booted"));
+    }
+
+    #[test]
+    fn arm_machine_with_a_pcs_ports_is_refused() {
+        for json in [r#", "debug_exit": 244"#, r#", "debugcon": "stderr""#] {
+            assert!(virt(&spec(json), Vec::new()).err().unwrap().to_string().contains("ports"));
+        }
+    }
 
     #[test]
     fn debugcon_flood_stops_at_the_limit() {
