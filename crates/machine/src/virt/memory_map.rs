@@ -75,9 +75,10 @@ pub fn check_ram(bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Allocates the guest's memory.
-pub fn allocate(bytes: u64) -> Result<GuestMemory> {
-    Ok(GuestMemory::new(&[RegionConfig { base: GuestPhys(RAM), len: bytes, kind: Kind::Ram }])?)
+/// Allocates the guest's memory, in huge pages where `huge` and the host has them.
+pub fn allocate(bytes: u64, huge: bool) -> Result<GuestMemory> {
+    let ram = RegionConfig { base: GuestPhys(RAM), len: bytes, kind: Kind::Ram };
+    Ok(GuestMemory::with_huge_pages(&[ram], huge)?)
 }
 
 #[cfg(test)]
@@ -90,7 +91,7 @@ mod tests {
             assert!(check_ram(bytes).is_err(), "{bytes}");
         }
         check_ram(LEAST).unwrap();
-        let memory = allocate(LEAST).unwrap();
+        let memory = allocate(LEAST, false).unwrap();
         memory.check_ram(GuestPhys(RAM), LEAST).unwrap();
         assert!(memory.check_ram(GuestPhys(RAM - 1), 1).is_err());
     }

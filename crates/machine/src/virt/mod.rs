@@ -39,7 +39,7 @@ pub fn build(engine: &dyn Engine, config: VirtConfig) -> Result<Machine> {
     }
     memory_map::check_ram(config.memory_bytes)?;
     host_memory::check(config.memory_bytes)?;
-    let memory = Arc::new(memory_map::allocate(config.memory_bytes)?);
+    let memory = Arc::new(memory_map::allocate(config.memory_bytes, engine.huge_pages())?);
     let vm = engine.create_vm(VmConfig {
         arch: config.arch,
         vcpus: config.vcpus,
