@@ -32,12 +32,14 @@ use crate::say;
 pub use board::{kick_cpu, map_interface, prepare_guests};
 pub use exceptions::Frame;
 pub use guest::{run, tame};
-pub use setup::{enter_control, guest_bits, guest_features, stage2_bits};
+pub use setup::{enter_control, guest_bits, guest_features, kernel_image, stage2_bits, start_kernel};
 
 /// Bits of MPIDR that name a processor: Aff3 to Aff0.
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
 /// All ones where the firmware is called with 64-bit arguments.
 pub const CALL_WIDTH: u64 = u64::MAX;
+/// Bits of addresses that the hypervisor itself reaches.
+pub const OWN_BITS: u32 = 48;
 /// Bytes of a processor's stack at EL2.
 const STACK: u64 = 32 << 10;
 
