@@ -56,7 +56,14 @@ impl NativeVcpu {
                 }
                 Some(Power::On) => {
                     if let Some(r) = self.new.take() {
-                        calls::set_registers(self.host(), self.page(), self.shared.handle, self.id, &r)?;
+                        calls::set_registers(
+                            self.host(),
+                            self.page(),
+                            self.shared.handle,
+                            self.id,
+                            &r,
+                            false,
+                        )?;
                     }
                     return Ok(None);
                 }
@@ -192,7 +199,8 @@ impl Vcpu for NativeVcpu {
         self.shared.powers.set(self.id, if state.off { Power::Off } else { Power::On });
         // The hypervisor's vCPU never runs while it is off here, and is on when it does.
         r.off = 0;
-        calls::set_registers(self.host(), self.page(), self.shared.handle, self.id, &r)?;
+        // The board gives all vCPUs their registers when it is reset, the first one first.
+        calls::set_registers(self.host(), self.page(), self.shared.handle, self.id, &r, self.id == 0)?;
         self.new = None;
         Ok(())
     }

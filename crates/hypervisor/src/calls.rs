@@ -105,7 +105,13 @@ fn act(control: &Control, page: &SharedPage, call: Call, arguments: [u64; 6]) ->
         }
         Call::SetRegisters => {
             let vm = vm::find(a0)?;
+            if a2 > 1 {
+                return Err(Status::Invalid);
+            }
             let (n, mut vcpu) = vm.vcpu(a1)?;
+            if a2 == 1 {
+                vm.reset_gic()?;
+            }
             set_registers(&mut vcpu.registers, |n| page.read64(BODY + n * 8));
             arch::tame(&mut vcpu.registers, vm.is_aarch32());
             vcpu.unanswered = None;

@@ -13,7 +13,7 @@ use irqchip::gic::{Gic, Version};
 use spin::{Mutex, MutexGuard};
 
 use crate::arch;
-use crate::cpu_interface::CpuInterface;
+use crate::cpu_interface::{CpuInterface, VIRTUAL_TIMER};
 use crate::pool::Pool;
 use crate::table::{MapError, Table};
 
@@ -166,7 +166,7 @@ pub fn create(
         *vm.memory.lock() = Some(table);
         *vm.frames.lock() = frames;
         *vm.gic.lock() = Gic::new(gic, vcpus);
-        vm.gic.lock().link_ppi(crate::cpu_interface::VIRTUAL_TIMER);
+        vm.gic.lock().link_ppi(VIRTUAL_TIMER);
         for n in 0..vcpus {
             *vm.vcpus[n].lock() = Vcpu::new();
         }
@@ -228,6 +228,17 @@ impl Vm {
     pub fn vcpu(&self, n: u64) -> Result<(usize, MutexGuard<'_, Vcpu>), Status> {
         let n = usize::try_from(n).ok().filter(|n| *n < self.vcpu_count()).ok_or(Status::Invalid)?;
         Ok((n, self.vcpus[n].try_lock().ok_or(Status::Busy)?))
+    }
+
+    /// Its interrupt controller as after a reset, with all inputs low.
+    pub fn reset_gic(&self) -> Result<(), Status> {
+        let mut gic = self.gic.lock();
+        if self.running.iter().any(|r| r.load(SeqCst) != 0) {
+            return Err(Status::Busy);
+        }
+        *gic = Gic::new(gic.version(), self.vcpu_count());
+        gic.link_ppi(VIRTUAL_TIMER);
+        Ok(())
     }
 
     /// A vCPU's CPU interface as after a reset. What is pending in the distributor stays.
