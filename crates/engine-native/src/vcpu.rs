@@ -138,7 +138,7 @@ impl NativeVcpu {
             Answer::Return(result) => answer(result),
             Answer::TurnedOn(vcpu) => {
                 self.shared.bells[vcpu as usize].ring();
-                answer(psci::result::SUCCESS)
+                answer(arm::psci::SUCCESS)
             }
             Answer::TurnedOff => None,
             Answer::PowerOff => Some(Exit::PowerOff),
@@ -146,7 +146,7 @@ impl NativeVcpu {
             Answer::Unknown => {
                 let [number, rest @ ..] = exit.arguments;
                 let result = bus.hypercall(number, [rest[0], rest[1], rest[2], 0]);
-                answer(result.map_or(psci::result::NOT_SUPPORTED, |result| result as i64))
+                answer(result.map_or(arm::psci::NOT_SUPPORTED, |result| result as i64))
             }
         }
     }
