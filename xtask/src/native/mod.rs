@@ -70,6 +70,17 @@ pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
     demo::follow(command, "QEMU", &board.describe(), &token, &ends, &mut std::io::stdout())
 }
 
+/// Makes what the tests of `platform` boot, and QEMU, so that they need not.
+pub fn make_ready(platform: Platform, guests: &[Platform]) -> Result<()> {
+    let board = Board::new(platform, None)?;
+    programs::build(platform)?;
+    let hypervisor = hypervisor::build(platform)?;
+    for guest in guests {
+        guests::ensure(guest.arch())?;
+    }
+    board.command(&hypervisor, &hypervisor, &hypervisor, "").map(drop)
+}
+
 /// What a board boots.
 struct Images {
     hypervisor: PathBuf,
