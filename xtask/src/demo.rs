@@ -51,6 +51,9 @@ pub struct Args {
     /// The version of the emulated board's interrupt controller
     #[arg(long, value_enum, value_name = "VERSION", requires = "native")]
     gic: Option<native::Gic>,
+    /// The guest's architecture, where it isn't the board's
+    #[arg(long, value_enum, value_name = "PLATFORM", requires = "native")]
+    guest: Option<native::Platform>,
     /// Stop at the control domain: the shell, or CMD, is its
     #[arg(long, requires = "native")]
     control_domain: bool,
@@ -72,6 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let options = native::Options {
             platform,
             gic: args.gic,
+            guest: args.guest,
             control_domain: args.control_domain,
             guest_memory: args.memory.clone(),
             guest_cpus: args.cpus,

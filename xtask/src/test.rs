@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{guests, host};
+use crate::{guests, host, native};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -58,6 +58,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("==> Guests");
         let folder = guests::ensure_all().context("the end-to-end tests have no guests to boot")?;
         nextest.args(["--profile", "ci"]).env("AUBERGE_GUESTS", std::path::absolute(folder)?);
+        eprintln!("==> Emulated boards");
+        native::make_ready(native::Platform::Arm64, &[native::Platform::Arm64, native::Platform::Armhf])
+            .context("the tests of the native hypervisor have nothing to boot")?;
         // The end-to-end tests run the daemon and the tool, whichever package they are in.
         let mut build = host::cargo();
         build.args(["build", "--workspace", "--bins", "--locked", "--profile", PROFILE]);

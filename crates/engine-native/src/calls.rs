@@ -108,9 +108,23 @@ pub fn registers(host: &dyn Host, page: &Page, handle: u64, vcpu: u32) -> Result
     Ok(page.registers())
 }
 
-pub fn set_registers(host: &dyn Host, page: &Page, handle: u64, vcpu: u32, r: &Registers) -> Result<()> {
+pub fn set_registers(
+    host: &dyn Host,
+    page: &Page,
+    handle: u64,
+    vcpu: u32,
+    r: &Registers,
+    reset_gic: bool,
+) -> Result<()> {
     page.set_registers(r);
-    make(host, page, Call::SetRegisters, &[handle, vcpu.into()], "to change a vCPU's registers").map(drop)
+    make(
+        host,
+        page,
+        Call::SetRegisters,
+        &[handle, vcpu.into(), reset_gic.into()],
+        "to change a vCPU's registers",
+    )
+    .map(drop)
 }
 
 /// Runs a vCPU to its next exit, which is in the page then.

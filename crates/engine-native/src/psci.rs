@@ -1,36 +1,8 @@
 //! A guest's calls to its firmware: PSCI 1.0 (Arm DEN 0022) and the SMC calling convention 1.1 (Arm DEN 0028).
 
 use crate::power::{Power, Powers, Refused};
+use arm::psci::*;
 use hypercall::GuestMode;
-
-/// Bit 30 of a function's number: its arguments have 64 bits (DEN 0028, 2.5).
-const SMC64: u32 = 1 << 30;
-
-/// Function numbers, of the 32-bit form (DEN 0022, 5.1; DEN 0028, 7).
-mod function {
-    pub const SMCCC_VERSION: u32 = 0x8000_0000;
-    pub const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
-    pub const PSCI_VERSION: u32 = 0x8400_0000;
-    pub const CPU_SUSPEND: u32 = 0x8400_0001;
-    pub const CPU_OFF: u32 = 0x8400_0002;
-    pub const CPU_ON: u32 = 0x8400_0003;
-    pub const AFFINITY_INFO: u32 = 0x8400_0004;
-    pub const MIGRATE_INFO_TYPE: u32 = 0x8400_0006;
-    pub const SYSTEM_OFF: u32 = 0x8400_0008;
-    pub const SYSTEM_RESET: u32 = 0x8400_0009;
-    pub const PSCI_FEATURES: u32 = 0x8400_000a;
-}
-use function::*;
-
-/// Results (DEN 0022, 5.2.2).
-pub mod result {
-    pub const SUCCESS: i64 = 0;
-    pub const NOT_SUPPORTED: i64 = -1;
-    pub const INVALID_PARAMETERS: i64 = -2;
-    pub const ALREADY_ON: i64 = -4;
-    pub const ON_PENDING: i64 = -5;
-}
-use result::*;
 
 /// PSCI_VERSION's and SMCCC_VERSION's: major in bits 30 to 16, minor in 15 to 0.
 const PSCI_1_0: i64 = 1 << 16;
@@ -70,11 +42,11 @@ pub fn call(powers: &Powers, mode: GuestMode, caller: u32, arguments: [u64; 4]) 
     };
     match base {
         SMCCC_VERSION => Answer::Return(SMCCC_1_1),
-        SMCCC_ARCH_FEATURES => match argument(1) as u32 {
-            SMCCC_VERSION | SMCCC_ARCH_FEATURES => Answer::Return(SUCCESS),
+        SMCCC_FEATURES => match argument(1) as u32 {
+            SMCCC_VERSION | SMCCC_FEATURES => Answer::Return(SUCCESS),
             _ => Answer::Return(NOT_SUPPORTED),
         },
-        PSCI_VERSION => Answer::Return(PSCI_1_0),
+        VERSION => Answer::Return(PSCI_1_0),
         // A standby that something wakes at once.
         CPU_SUSPEND => Answer::Return(SUCCESS),
         CPU_OFF => {
@@ -103,12 +75,12 @@ pub fn call(powers: &Powers, mode: GuestMode, caller: u32, arguments: [u64; 4]) 
         MIGRATE_INFO_TYPE => Answer::Return(NOTHING_TO_MIGRATE),
         SYSTEM_OFF => Answer::PowerOff,
         SYSTEM_RESET => Answer::Reset,
-        PSCI_FEATURES => {
+        FEATURES => {
             let asked = argument(1) as u32;
             let base = asked & !SMC64;
             let there = match base {
-                SMCCC_VERSION | PSCI_VERSION | CPU_OFF | MIGRATE_INFO_TYPE | SYSTEM_OFF | SYSTEM_RESET
-                | PSCI_FEATURES => asked == base,
+                SMCCC_VERSION | VERSION | CPU_OFF | MIGRATE_INFO_TYPE | SYSTEM_OFF | SYSTEM_RESET
+                | FEATURES => asked == base,
                 CPU_SUSPEND | CPU_ON | AFFINITY_INFO => asked == base || mode == GuestMode::Aarch64,
                 _ => false,
             };
@@ -176,14 +148,14 @@ mod tests {
     #[test]
     fn call_versions_features_and_ends() {
         let powers = Powers::new(1);
-        assert_eq!(ask(&powers, PSCI_VERSION, [0; 3]), Answer::Return(0x1_0000));
+        assert_eq!(ask(&powers, VERSION, [0; 3]), Answer::Return(0x1_0000));
         assert_eq!(ask(&powers, SMCCC_VERSION, [0; 3]), Answer::Return(0x1_0001));
         assert_eq!(ask(&powers, MIGRATE_INFO_TYPE, [0; 3]), Answer::Return(2));
         for (number, there) in
             [(CPU_ON | SMC64, true), (CPU_OFF, true), (CPU_OFF | SMC64, false), (0x8400_0012, false)]
         {
             let expected = if there { SUCCESS } else { NOT_SUPPORTED };
-            assert_eq!(ask(&powers, PSCI_FEATURES, [number.into(), 0, 0]), Answer::Return(expected));
+            assert_eq!(ask(&powers, FEATURES, [number.into(), 0, 0]), Answer::Return(expected));
         }
         assert_eq!(ask(&powers, SYSTEM_OFF, [0; 3]), Answer::PowerOff);
         assert_eq!(ask(&powers, SYSTEM_RESET, [0; 3]), Answer::Reset);

@@ -56,7 +56,14 @@ impl NativeVcpu {
                 }
                 Some(Power::On) => {
                     if let Some(r) = self.new.take() {
-                        calls::set_registers(self.host(), self.page(), self.shared.handle, self.id, &r)?;
+                        calls::set_registers(
+                            self.host(),
+                            self.page(),
+                            self.shared.handle,
+                            self.id,
+                            &r,
+                            false,
+                        )?;
                     }
                     return Ok(None);
                 }
@@ -131,7 +138,7 @@ impl NativeVcpu {
             Answer::Return(result) => answer(result),
             Answer::TurnedOn(vcpu) => {
                 self.shared.bells[vcpu as usize].ring();
-                answer(psci::result::SUCCESS)
+                answer(arm::psci::SUCCESS)
             }
             Answer::TurnedOff => None,
             Answer::PowerOff => Some(Exit::PowerOff),
@@ -139,7 +146,7 @@ impl NativeVcpu {
             Answer::Unknown => {
                 let [number, rest @ ..] = exit.arguments;
                 let result = bus.hypercall(number, [rest[0], rest[1], rest[2], 0]);
-                answer(result.map_or(psci::result::NOT_SUPPORTED, |result| result as i64))
+                answer(result.map_or(arm::psci::NOT_SUPPORTED, |result| result as i64))
             }
         }
     }
@@ -192,7 +199,8 @@ impl Vcpu for NativeVcpu {
         self.shared.powers.set(self.id, if state.off { Power::Off } else { Power::On });
         // The hypervisor's vCPU never runs while it is off here, and is on when it does.
         r.off = 0;
-        calls::set_registers(self.host(), self.page(), self.shared.handle, self.id, &r)?;
+        // The board gives all vCPUs their registers when it is reset, the first one first.
+        calls::set_registers(self.host(), self.page(), self.shared.handle, self.id, &r, self.id == 0)?;
         self.new = None;
         Ok(())
     }

@@ -58,7 +58,8 @@ numbers! {
         AddMemory = 4,
         /// a0: handle; a1: vCPU. Its registers are written to [`CallPage::body`] ([`Registers`]).
         GetRegisters = 5,
-        /// a0: handle; a1: vCPU. Its registers become those in [`CallPage::body`].
+        /// a0: handle; a1: vCPU. Its registers become those in [`CallPage::body`]. a2: 1 if the machine's interrupt controller is reset
+        /// too, which takes that none of its vCPUs runs; else 0.
         SetRegisters = 6,
         /// a0: handle; a1: vCPU. Runs it on the calling CPU until there is something for the caller to do: see
         /// [`CallPage::exit`]. The answer to the exit before, if it was one of those that want one, is in [`Exit::data`];

@@ -105,7 +105,13 @@ fn act(control: &Control, page: &SharedPage, call: Call, arguments: [u64; 6]) ->
         }
         Call::SetRegisters => {
             let vm = vm::find(a0)?;
+            if a2 > 1 {
+                return Err(Status::Invalid);
+            }
             let (n, mut vcpu) = vm.vcpu(a1)?;
+            if a2 == 1 {
+                vm.reset_gic()?;
+            }
             set_registers(&mut vcpu.registers, |n| page.read64(BODY + n * 8));
             arch::tame(&mut vcpu.registers, vm.is_aarch32());
             vcpu.unanswered = None;
@@ -188,9 +194,109 @@ mod tests {
         }
     }
 
+    /// Machines are the whole process's; so one test at a time.
+    static MACHINES: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+    fn call(control: &Control, call: Call, arguments: [u64; 6], body: &[u64]) -> (Status, [u64; 2]) {
+        let page = arch::shared_page(HostPhys(RAM));
+        page.write32(0, call as u32);
+        arguments
+            .iter()
+            .enumerate()
+            .for_each(|(n, a)| page.write64(offset_of!(CallPage, arguments) + n * 8, *a));
+        body.iter().enumerate().for_each(|(n, a)| page.write64(BODY + n * 8, *a));
+        dispatch(control, (RAM >> 12) as u32).unwrap();
+        let results = offset_of!(CallPage, results);
+        (
+            Status::from_number(page.read32(4) as i32).unwrap(),
+            [page.read64(results), page.read64(results + 8)],
+        )
+    }
+
+    const FRAMES: [u64; 2] = [0x800_0000, 0x801_0000];
+
+    fn create(control: &Control) -> (Status, u64) {
+        let [gicd, gicc] = FRAMES;
+        let (status, [handle, _]) = call(control, Call::CreateVm, [0, 2, gicd, gicc, 0, 0], &[]);
+        (status, handle)
+    }
+
+    #[test]
+    fn a_machine_lives_from_its_making_to_its_end() {
+        let _one = MACHINES.lock().unwrap_or_else(|e| e.into_inner());
+        let control = control();
+        let (status, vm) = create(&control);
+        assert_eq!(status, Status::Done);
+        let add = |at, count, shift, write, frames: &[u64]| {
+            call(&control, Call::AddMemory, [vm, at, count, shift, write, 0], frames).0
+        };
+        assert_eq!(add(0x4000_0000, 2, 12, 1, &[RAM + 0x2000, RAM + 0x3000]), Status::Done);
+        assert_eq!(add(0x4000_1000, 1, 12, 1, &[RAM + 0x4000]), Status::Refused, "mapped already");
+        assert_eq!(add(0x4000_2000, 1, 12, 0, &[RAM + 0x1000]), Status::Refused, "not the control domain's");
+        assert_eq!(add(0x4000_2000, 1, 12, 0, &[RAM + 0x2001]), Status::Invalid);
+        assert_eq!(add(0x4000_2000, 1, 21, 0, &[RAM]), Status::Refused);
+        for (count, shift, write) in [(0, 12, 0), (MAX_FRAMES as u64 + 1, 12, 0), (1, 13, 0), (1, 12, 2)] {
+            assert_eq!(add(0x5000_0000, count, shift, write, &[RAM]), Status::Invalid);
+        }
+        assert_eq!(add(1 << 40, 1, 12, 0, &[RAM]), Status::Invalid);
+
+        let mut words = [0; size_of::<Registers>() / 8];
+        (words[5], words[31]) = (77, 0x1000);
+        assert_eq!(call(&control, Call::SetRegisters, [vm, 1, 1, 0, 0, 0], &words).0, Status::Done);
+        assert_eq!(call(&control, Call::Run, [vm, 1, 0, 0, 0, 0], &[]).0, Status::Done);
+        assert_eq!(call(&control, Call::GetRegisters, [vm, 1, 0, 0, 0, 0], &[]).0, Status::Done);
+        let page = arch::shared_page(HostPhys(RAM));
+        assert_eq!((page.read64(BODY), page.read64(BODY + 5 * 8)), (1, 77), "it ran once");
+        for (what, a) in [(Call::Run, 2), (Call::GetRegisters, u64::MAX), (Call::SetRegisters, 8)] {
+            assert_eq!(call(&control, what, [vm, a, 0, 0, 0, 0], &[]).0, Status::Invalid);
+        }
+        for (intid, level) in [(31, 1), (1020, 1), (u64::MAX, 0), (40, 2)] {
+            assert_eq!(call(&control, Call::SetLine, [vm, intid, level, 0, 0, 0], &[]).0, Status::Invalid);
+        }
+
+        let used = control.pool.used();
+        assert_eq!(call(&control, Call::DestroyVm, [vm, 0, 0, 0, 0, 0], &[]).0, Status::Done);
+        assert!(control.pool.used() < used);
+        for what in [Call::DestroyVm, Call::Run, Call::AddMemory, Call::SetLine, Call::GetRegisters] {
+            let arguments = if what == Call::AddMemory { [vm, 0, 1, 12, 0, 0] } else { [vm, 40, 0, 0, 0, 0] };
+            assert_eq!(call(&control, what, arguments, &[RAM]).0, Status::NoVm, "{what:?}");
+        }
+        let (_, next) = create(&control);
+        assert_ne!(next, vm, "a handle is never used again");
+        assert_eq!(call(&control, Call::DestroyAll, [0; 6], &[]).0, Status::Done);
+    }
+
+    #[test]
+    fn there_are_only_so_many_machines_and_none_with_impossible_parts() {
+        let _one = MACHINES.lock().unwrap_or_else(|e| e.into_inner());
+        let control = Control {
+            pool: std::boxed::Box::leak(std::boxed::Box::new(test_pool(0x2000_0000, 256))),
+            ..control()
+        };
+        let [gicd, gicc] = FRAMES;
+        for bad in [
+            [0, 0, gicd, gicc],
+            [0, 9, gicd, gicc],
+            [2, 1, gicd, gicc],
+            [0, 1, gicd + 1, gicc],
+            [0, 1, gicd, gicd],
+            [0, 1, 1 << 40, gicc],
+            [0, 1, gicd, !0xffff],
+        ] {
+            let [a, b, c, d] = bad;
+            let (status, _) = call(&control, Call::CreateVm, [a, b, c, d, 0, 0], &[]);
+            assert!(matches!(status, Status::Invalid), "{bad:?}: {status:?}");
+        }
+        let made = (0..vm::MAX_VMS + 1).filter(|_| create(&control).0 == Status::Done).count();
+        assert_eq!(made, vm::MAX_VMS);
+        assert_eq!(call(&control, Call::DestroyAll, [0; 6], &[]).0, Status::Done);
+        assert_eq!(control.pool.used(), 0);
+    }
+
     proptest! {
         #[test]
         fn no_page_does_harm(frame in 0u32..16, words in proptest::collection::vec(any::<u32>(), 32), small in any::<bool>()) {
+            let _one = MACHINES.lock().unwrap_or_else(|e| e.into_inner());
             let frame = (RAM >> 12) as u32 - 4 + frame;
             if control().owns(HostPhys((frame as u64) << 12), 4096) {
                 let page = arch::shared_page(HostPhys((frame as u64) << 12));

@@ -5,15 +5,16 @@
 //!
 //! Order of locks: a place's `life`, a vCPU, `memory`, `gic`.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use address::HostPhys;
-use hypercall::{GuestMode, MAX_VCPUS, Registers, Status};
+use hypercall::page::Exit;
+use hypercall::{GuestMode, MAX_VCPUS, Reason, Registers, Status};
 use irqchip::gic::{Gic, Version};
 use spin::{Mutex, MutexGuard};
 
 use crate::arch;
-use crate::cpu_interface::CpuInterface;
+use crate::cpu_interface::{CpuInterface, VIRTUAL_TIMER};
 use crate::pool::Pool;
 use crate::table::{MapError, Table};
 
@@ -71,6 +72,8 @@ pub struct Vm {
     vcpus: [Mutex<Vcpu>; MAX_VCPUS],
     /// The number of the processor that runs a vCPU, plus 1; 0 while none does. Changed with `gic` locked.
     pub running: [AtomicU32; MAX_VCPUS],
+    /// vCPUs that don't run and have something new, of whom nobody was told yet.
+    wakes: AtomicU64,
     /// The vCPU that ran last on a processor, plus 1.
     pub last_on: [AtomicU32; crate::per_cpu::MAX_CPUS],
 }
@@ -87,6 +90,7 @@ const fn vm(n: usize) -> Vm {
         gic: Mutex::new(Gic::new(Version::V2, 1)),
         vcpus: [const { Mutex::new(Vcpu::new()) }; MAX_VCPUS],
         running: [const { AtomicU32::new(0) }; MAX_VCPUS],
+        wakes: AtomicU64::new(0),
         last_on: [const { AtomicU32::new(0) }; crate::per_cpu::MAX_CPUS],
     }
 }
@@ -166,10 +170,11 @@ pub fn create(
         *vm.memory.lock() = Some(table);
         *vm.frames.lock() = frames;
         *vm.gic.lock() = Gic::new(gic, vcpus);
-        vm.gic.lock().link_ppi(crate::cpu_interface::VIRTUAL_TIMER);
+        vm.gic.lock().link_ppi(VIRTUAL_TIMER);
         for n in 0..vcpus {
             *vm.vcpus[n].lock() = Vcpu::new();
         }
+        vm.wakes.store(0, Relaxed);
         vm.last_on.iter().for_each(|v| v.store(0, Relaxed));
         return Ok(life.handle);
     }
@@ -230,6 +235,17 @@ impl Vm {
         Ok((n, self.vcpus[n].try_lock().ok_or(Status::Busy)?))
     }
 
+    /// Its interrupt controller as after a reset, with all inputs low.
+    pub fn reset_gic(&self) -> Result<(), Status> {
+        let mut gic = self.gic.lock();
+        if self.running.iter().any(|r| r.load(SeqCst) != 0) {
+            return Err(Status::Busy);
+        }
+        *gic = Gic::new(gic.version(), self.vcpu_count());
+        gic.link_ppi(VIRTUAL_TIMER);
+        Ok(())
+    }
+
     /// A vCPU's CPU interface as after a reset. What is pending in the distributor stays.
     pub fn reset_interface(&self, n: usize, vcpu: &mut Vcpu) {
         vcpu.interface = CpuInterface::RESET;
@@ -249,6 +265,19 @@ impl Vm {
             }
         }
         waiting
+    }
+
+    /// Notes vCPUs that somebody has to be told of: whoever runs next.
+    pub fn owe_wakes(&self, vcpus: u64) {
+        if vcpus != 0 {
+            self.wakes.fetch_or(vcpus, SeqCst);
+        }
+    }
+
+    /// The exit that tells of those, if there are any.
+    pub fn wakes(&self) -> Option<Exit> {
+        let vcpus = self.wakes.swap(0, SeqCst);
+        (vcpus != 0).then(|| Exit { reason: Reason::Wake as u32, data: vcpus, ..Exit::default() })
     }
 
     /// The level of an SPI's input; gives the vCPUs that have something new and don't run.
@@ -289,6 +318,7 @@ impl Vm {
             })?;
             at = at.checked_add(bytes).ok_or(Status::Invalid)?;
         }
+        arch::publish_tables();
         Ok(())
     }
 }

@@ -42,6 +42,7 @@ pub fn run(mode: Mode, verbose: bool) -> anyhow::Result<()> {
     }
     let signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let listener = Listener::bind(&path)?;
+    destroy_left_machines();
     let registry = Arc::new(Registry::default());
     serve(&listener, registry.clone())?;
     tracing::info!("listening at {}", path.display());
@@ -58,6 +59,27 @@ pub fn run(mode: Mode, verbose: bool) -> anyhow::Result<()> {
     drop(listener);
     Ok(())
 }
+
+/// The hypervisor keeps what a daemon left that was killed; nobody can run these machines any more, and there is only one daemon.
+#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
+fn destroy_left_machines() {
+    use engine::Engine;
+    let native = engine_native::Native::open();
+    if !matches!(native.probe(), engine::Probe::Usable { .. }) {
+        return;
+    }
+    // A run that is under way ends with the next interrupt.
+    for attempt in 0..50 {
+        match native.destroy_all() {
+            Ok(()) => return,
+            Err(e) if attempt == 49 => tracing::warn!("machines that an earlier daemon left stay: {e}"),
+            Err(_) => thread::sleep(std::time::Duration::from_millis(20)),
+        }
+    }
+}
+
+#[cfg(not(any(target_arch = "aarch64", target_arch = "arm")))]
+fn destroy_left_machines() {}
 
 fn serve(listener: &Listener, registry: Arc<Registry>) -> io::Result<()> {
     let socket = listener.socket.try_clone()?;

@@ -64,22 +64,21 @@ impl Role {
     }
 }
 
-/// The archive: that of `guest`, then one with what a control domain has more. Linux unpacks one after the other.
-pub fn initrd(guest: &Guest, programs: &Programs, role: &Role) -> Result<Vec<u8>> {
+/// The archive: that of the board's own Debian, then one with what a control domain has more, `guest` among it. Linux unpacks one after the other.
+pub fn initrd(own: &Guest, guest: &Guest, programs: &Programs, role: &Role) -> Result<Vec<u8>> {
     let read = |path: &std::path::Path| {
         std::fs::read(path).with_context(|| format!("could not read {}", path.display()))
     };
-    let initrd = read(&guest.initrd)?;
+    let mut archive = read(&own.initrd)?;
     let mut more = Archive::default();
     more.file("bin/vmctl", 0o755, &read(&programs.vmctl)?);
     more.file("bin/vmd", 0o755, &read(&programs.vmd)?);
     more.directory("guest", 0o755);
     more.file("guest/vmlinuz", 0o644, &read(&guest.kernel)?);
-    more.file("guest/initrd.img", 0o644, &initrd);
+    more.file("guest/initrd.img", 0o644, &read(&guest.initrd)?);
     if let Some(script) = role.script() {
         more.file(RUN, 0o755, script.as_bytes());
     }
-    let mut archive = initrd;
     archive.extend(more.finish());
     Ok(archive)
 }

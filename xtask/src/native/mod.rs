@@ -22,6 +22,8 @@ pub struct Options {
     pub platform: Platform,
     /// The board's interrupt controller; without, the platform's own.
     pub gic: Option<Gic>,
+    /// Whose Debian the guest is; without, the board's.
+    pub guest: Option<Platform>,
     /// Stop at the control domain: the shell, or the command, is its.
     pub control_domain: bool,
     pub guest_memory: String,
@@ -32,7 +34,11 @@ pub struct Options {
 pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
     let board = Board::new(options.platform, options.gic)?;
     let Plan { script, token } = plan;
-    let limit = options.platform.command_line_size();
+    let guest = options.guest.unwrap_or(options.platform);
+    if (options.platform, guest) == (Platform::Armhf, Platform::Arm64) {
+        bail!("a Cortex-A15 runs no 64-bit guests: leave --guest out");
+    }
+    let limit = options.platform.command_line_size().min(guest.command_line_size());
     let words = script.map(|script| guest_script::words_within(&script, &token, limit)).transpose()?;
     let interactive = words.is_none();
     let role = if options.control_domain {
@@ -45,7 +51,7 @@ pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
             interactive,
         }
     };
-    let images = prepare(options.platform, &role)?;
+    let images = prepare(options.platform, guest, &role)?;
     let ends = Ends::install()?;
     let bootargs = role.command_line(options.platform);
     let mut command = board.command(&images.hypervisor, &images.kernel, &images.initrd, &bootargs)?;
@@ -64,6 +70,17 @@ pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
     demo::follow(command, "QEMU", &board.describe(), &token, &ends, &mut std::io::stdout())
 }
 
+/// Makes what the tests of `platform` boot, and QEMU, so that they need not.
+pub fn make_ready(platform: Platform, guests: &[Platform]) -> Result<()> {
+    let board = Board::new(platform, None)?;
+    programs::build(platform)?;
+    let hypervisor = hypervisor::build(platform)?;
+    for guest in guests {
+        guests::ensure(guest.arch())?;
+    }
+    board.command(&hypervisor, &hypervisor, &hypervisor, "").map(drop)
+}
+
 /// What a board boots.
 struct Images {
     hypervisor: PathBuf,
@@ -74,13 +91,14 @@ struct Images {
 }
 
 /// Makes everything that is not there yet.
-fn prepare(platform: Platform, role: &Role) -> Result<Images> {
-    let guest = guests::ensure(platform.arch())?;
+fn prepare(platform: Platform, guest: Platform, role: &Role) -> Result<Images> {
+    let own = guests::ensure(platform.arch())?;
+    let guest = guests::ensure(guest.arch())?;
     let programs = programs::build(platform)?;
     let hypervisor = hypervisor::build(platform)?;
     let folder = tempfile::Builder::new().prefix("auberge-native-").tempdir()?;
     let initrd = folder.path().join("initrd.img");
-    std::fs::write(&initrd, control_domain::initrd(&guest, &programs, role)?)
+    std::fs::write(&initrd, control_domain::initrd(&own, &guest, &programs, role)?)
         .with_context(|| format!("could not write {}", initrd.display()))?;
-    Ok(Images { hypervisor, kernel: guest.kernel, initrd, _folder: folder })
+    Ok(Images { hypervisor, kernel: own.kernel, initrd, _folder: folder })
 }

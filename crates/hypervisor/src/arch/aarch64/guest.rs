@@ -211,6 +211,9 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
         if vm.dying.load(Acquire) {
             break exit(Reason::Interrupted);
         }
+        if let Some(exit) = vm.wakes() {
+            break exit;
+        }
         let (why, own) = enter_once(vm, n, vcpu, cpu, vgic, private);
         let done = match why {
             left::SYNCHRONOUS => traps::handle(vm, n, vcpu),
@@ -221,7 +224,10 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
             _ => Some(failed(vcpu, read_register!("esr_el2"))),
         };
         if let Some(exit) = done {
-            break exit;
+            // Those that lose nothing by it wait: the others are followed by a run anyway.
+            let waits =
+                [Reason::Halt, Reason::Interrupted, Reason::Yield].iter().any(|r| *r as u32 == exit.reason);
+            break if waits { vm.wakes().unwrap_or(exit) } else { exit };
         }
     };
     vgic.save(&mut vcpu.interface);
@@ -261,8 +267,7 @@ fn enter_once(
     let mut gic = vm.gic.lock();
     let others = gic.drain(n, lrs, count) & !(1 << n);
     vm.running[n].store(0, SeqCst);
-    // Of those that don't run, none waits for an interrupt that this one had already: they find it when they are run next.
-    vm.kick(others);
+    vm.owe_wakes(vm.kick(others));
     (why, own)
 }
 

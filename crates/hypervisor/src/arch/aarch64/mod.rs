@@ -224,6 +224,12 @@ fn isb() {
     unsafe { asm!("isb", options(nostack, preserves_flags)) };
 }
 
+/// What was written to tables is seen by the processors' walks from here on.
+pub fn publish_tables() {
+    // SAFETY: it only orders.
+    unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
+}
+
 /// Drops translations of the guest whose VMID is in VTTBR_EL2, on this processor.
 fn forget_translations_here() {
     // SAFETY: dropping what is cached of tables changes nothing but time.

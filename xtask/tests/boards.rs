@@ -1,0 +1,94 @@
+//! The native hypervisor on emulated boards: `cargo xtask demo --native`, with scripts that say what they saw.
+//!
+//! `cargo xtask test` has built and fetched all there is to boot; alone, the first of these does that.
+
+use std::process::Command;
+
+/// Runs a script on a board; gives what it wrote. What the hypervisor says on the UART meanwhile is among it.
+fn demo(arguments: &[&str], script: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(["demo", "--native", "arm64"]).args(arguments).args(["--", script]);
+    let output = command.output().expect("xtask starts");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{} with:\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+/// In the control domain: two guests with two vCPUs each at once, which compute, sleep, and read and write a disk of their own.
+const TWO_GUESTS: &str = r#"
+cd /tmp
+dd if=/dev/urandom of=disk1 bs=64k count=16 2>/dev/null; cp disk1 disk2
+sum() { md5sum <$1 | cut -c1-32; }
+before=$(sum disk1)
+words=$(base64 <<'END' | tr -d '\n'
+echo processors $(nproc)
+sleep 2
+i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo counted $i
+echo read $(md5sum </dev/vda | cut -c1-32)
+dd if=/dev/zero of=/dev/vda bs=64k count=4 conv=fsync 2>/dev/null
+echo wrote $(md5sum </dev/vda | cut -c1-32)
+END
+)
+for g in 1 2; do
+	vmctl run -b /guest/vmlinuz --initrd /guest/initrd.img -m 256M -p 2 -d disk$g \
+		--cmdline "console=ttyAMA0 quiet auberge.run=$words auberge.token=t" g$g >g$g.out 2>&1 </dev/null &
+done
+wait
+for g in 1 2; do
+	grep -q "processors 2" g$g.out && grep -q "counted 20000" g$g.out || { cat g$g.out; exit 1; }
+	grep -q "read $before" g$g.out || { echo "guest $g read another disk"; cat g$g.out; exit 1; }
+	grep -q "wrote $(sum disk$g)" g$g.out || { echo "guest $g's writes were lost"; cat g$g.out; exit 1; }
+done
+cmp disk1 disk2 && [ "$(sum disk1)" != "$before" ] && echo both well
+"#;
+
+#[test]
+fn two_guests_at_once_on_a_gicv2() {
+    let said = demo(&["--gic", "2", "--control-domain"], TWO_GUESTS);
+    assert!(said.contains("both well"), "{said}");
+}
+
+#[test]
+fn two_guests_at_once_on_a_gicv3() {
+    let said = demo(&["--gic", "3", "--control-domain"], TWO_GUESTS);
+    assert!(said.contains("both well"), "{said}");
+}
+
+#[test]
+fn a_32_bit_guest_on_armv8() {
+    let said = demo(&["--guest", "armhf", "--cpus", "2"], "uname -m; nproc; sleep 1; echo slept");
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["armv7l", "2", "slept"]);
+}
+
+/// The control domain can't reach the hypervisor, nor a process without the right the doorbell; a machine whose process is killed is
+/// gone, and others can be made.
+#[test]
+fn nobody_gets_what_is_not_theirs() {
+    const SCRIPT: &str = r#"
+cd /tmp
+for reg in /proc/device-tree/reserved-memory/*/reg; do
+	own=$(hexdump -v -e '/1 "%02x"' $reg | cut -c1-16)
+	devmem 0x$own; echo devmem $own $?
+done
+adduser -D -H somebody 2>/dev/null || echo 'somebody:x:1000:1000::/:/bin/sh' >>/etc/passwd
+chmod 755 /tmp
+su somebody -s /bin/sh -c 'vmctl run -b /guest/vmlinuz --initrd /guest/initrd.img nobody' </dev/null 2>&1; echo unprivileged $?
+run() {
+	vmctl run -b /guest/vmlinuz --initrd /guest/initrd.img -m 256M -p 2 --cmdline "console=ttyAMA0 quiet auberge.run=$1 auberge.token=t" g
+}
+run $(echo 'echo up; sleep 1000' | base64) >killed.out 2>&1 </dev/null &
+n=0; until grep -q '^up' killed.out || [ $n = 60 ]; do sleep 1; n=$((n+1)); done
+grep -q '^up' killed.out && echo first is up
+for p in /proc/[0-9]*; do grep -q -a 'vm-process' $p/cmdline 2>/dev/null && kill -9 ${p#/proc/}; done
+wait
+run $(echo 'echo and again' | base64) </dev/null 2>&1
+"#;
+    let said = demo(&["--control-domain"], SCRIPT);
+    for line in ["first is up", "and again"] {
+        assert!(said.contains(line), "no \"{line}\" in:\n{said}");
+    }
+    assert!(said.contains("refused the control domain's read"), "{said}");
+    let devmem: Vec<_> = said.lines().filter(|line| line.starts_with("devmem")).collect();
+    assert!(!devmem.is_empty() && devmem.iter().all(|line| !line.ends_with(" 0")), "{said}");
+    assert!(!said.contains("unprivileged 0\n"), "{said}");
+}
