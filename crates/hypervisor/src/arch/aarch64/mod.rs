@@ -2,16 +2,14 @@
 
 #[macro_use]
 mod registers;
-mod board;
-mod cp15;
 mod early;
 mod exceptions;
-mod guest;
-mod identification;
-mod inject;
+pub mod guest;
+pub mod identification;
+pub mod inject;
 mod setup;
 mod sve;
-mod traps;
+mod system_register;
 pub mod vgic;
 pub mod vgic_v3;
 mod world;
@@ -29,9 +27,10 @@ use crate::pool::Page;
 use crate::regions::Region;
 use crate::say;
 
-pub use board::{kick_cpu, map_interface, prepare_guests};
+pub use crate::board::{kick_cpu, map_interface, prepare_guests};
+pub use crate::run::run;
 pub use exceptions::Frame;
-pub use guest::{run, tame};
+pub use guest::tame;
 pub use setup::{enter_control, guest_bits, guest_features, kernel_image, stage2_bits, start_kernel};
 
 /// Bits of MPIDR that name a processor: Aff3 to Aff0.
@@ -247,7 +246,7 @@ pub fn forget_guest(vmid: u32) {
 }
 
 /// Cleans and invalidates the cache line that a set/way operation names, on this processor.
-fn clean_set_way(which: u64) {
+pub fn clean_set_way(which: u64) {
     // SAFETY: cleaning and invalidating loses nothing that was written; a set or way that isn't there is ignored or another one's.
     unsafe { asm!("dc cisw, {}", "dsb nsh", in(reg) which, options(nostack, preserves_flags)) };
 }

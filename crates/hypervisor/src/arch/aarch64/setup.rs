@@ -123,7 +123,7 @@ fn control_registers(control: &Control) {
             core::arch::asm!("isb", options(nostack));
             write_register!("s3_4_c12_c11_0", 0); // ICH_HCR_EL2
         }
-        super::board::start_guest_cpu();
+        crate::board::start_guest_cpu();
         // EL1 as after a reset.
         write_register!("sctlr_el1", sctlr::EL1_RES1);
         write_register!("cntkctl_el1", 0);

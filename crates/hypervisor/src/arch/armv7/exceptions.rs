@@ -58,7 +58,7 @@ fn from_control(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
         class::DATA_ABORT_LOWER => data_abort(control, frame, syndrome),
         class::INSTRUCTION_ABORT_LOWER => {
             refuse(frame, "execute", fault_page(read_register!(HPFAR).into()), |place| {
-                inject::abort(place, read_register!(HIFAR), true, false)
+                inject::abort_at(place, read_register!(HIFAR), true, false)
             });
         }
         other => {
@@ -66,7 +66,7 @@ fn from_control(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
                 "the control domain's exception of class {other:#x} at {:#x} is undefined to it",
                 frame.pc
             ));
-            inject(frame, inject::undefined);
+            inject(frame, inject::undefined_at);
         }
     }
 }
@@ -75,7 +75,7 @@ fn from_control(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
 fn data_abort(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
     let far = read_register!(HDFAR);
     let address = fault_page(read_register!(HPFAR).into()) | u64::from(far & 0xfff);
-    let abort = |place| inject::abort(place, far, false, syndrome.write());
+    let abort = |place| inject::abort_at(place, far, false, syndrome.write());
     let doorbell = syndrome.access().filter(|a| a.write && a.size == 4 && address == control.doorbell.0);
     let Some(access) = doorbell.filter(|_| syndrome.is_stage2_fault()) else {
         return refuse(frame, if syndrome.write() { "write" } else { "read" }, address, abort);

@@ -4,6 +4,8 @@
 
 use arm::control::mode;
 
+use crate::vm::Vcpu;
+
 /// Where it goes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
@@ -12,7 +14,7 @@ pub struct Place {
 }
 
 /// An undefined instruction, at PC.
-pub fn undefined(from: Place) -> Place {
+pub fn undefined_at(from: Place) -> Place {
     // LR_und: 4 beyond an ARM instruction, 2 beyond a Thumb instruction's start.
     let link = from.pc.wrapping_add(if from.cpsr & mode::T != 0 { 2 } else { 4 });
     set_banked!("SPSR_und", from.cpsr);
@@ -21,7 +23,7 @@ pub fn undefined(from: Place) -> Place {
 }
 
 /// A synchronous external abort of an access to `address` by the instruction at PC, or of its fetch.
-pub fn abort(from: Place, address: u32, fetch: bool, write: bool) -> Place {
+pub fn abort_at(from: Place, address: u32, fetch: bool, write: bool) -> Place {
     // DFSR and IFSR with long or short descriptors' code for a synchronous external abort.
     let long = read_register!(TTBCR) >> 31 != 0;
     let status = if long { 1 << 9 | 0x10 } else { 0x08 };
@@ -35,6 +37,23 @@ pub fn abort(from: Place, address: u32, fetch: bool, write: bool) -> Place {
     set_banked!("SPSR_abt", from.cpsr);
     set_banked!("LR_abt", from.pc.wrapping_add(if fetch { 4 } else { 8 }));
     vector(from, mode::ABT, if fetch { 12 } else { 16 })
+}
+
+/// A guest's undefined instruction.
+pub fn undefined(vcpu: &mut Vcpu, _aarch32: bool) {
+    let to = undefined_at(place(vcpu));
+    (vcpu.registers.pc, vcpu.registers.pstate) = (to.pc.into(), to.cpsr.into());
+}
+
+/// A guest's synchronous external abort of an access to `address`, or of the fetch that it was left for.
+pub fn abort(vcpu: &mut Vcpu, _aarch32: bool, address: u64, fetch: bool) {
+    let address = if fetch { read_register!(HIFAR) } else { address as u32 };
+    let to = abort_at(place(vcpu), address, fetch, false);
+    (vcpu.registers.pc, vcpu.registers.pstate) = (to.pc.into(), to.cpsr.into());
+}
+
+fn place(vcpu: &Vcpu) -> Place {
+    Place { pc: vcpu.registers.pc as u32, cpsr: vcpu.registers.pstate as u32 }
 }
 
 fn vector(from: Place, to: u32, offset: u32) -> Place {

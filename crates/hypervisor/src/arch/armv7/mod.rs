@@ -4,8 +4,16 @@
 mod registers;
 mod early;
 mod exceptions;
-mod inject;
+pub mod guest;
+pub mod identification;
+pub mod inject;
 mod setup;
+mod world;
+
+/// The board's virtual interface control.
+pub mod vgic {
+    pub use crate::vgic_v2::VgicV2 as Vgic;
+}
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -20,7 +28,10 @@ use crate::pool::Page;
 use crate::regions::Region;
 use crate::say;
 
+pub use crate::board::{kick_cpu, map_interface, prepare_guests};
+pub use crate::run::run;
 pub use exceptions::Frame;
+pub use guest::tame;
 pub use setup::{enter_control, guest_bits, guest_features, kernel_image, stage2_bits, start_kernel};
 
 /// Bits of MPIDR that name a processor: Aff2 to Aff0.
@@ -181,6 +192,48 @@ fn isb() {
     unsafe { asm!("isb", options(nostack, preserves_flags)) };
 }
 
+/// What was written to tables is seen by the processors' walks from here on.
+pub fn publish_tables() {
+    // SAFETY: it only orders.
+    unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Drops translations of the guest whose VMID is in VTTBR, on this processor.
+fn forget_translations_here() {
+    isb();
+    // TLBIALL, ICIALLU: dropping what is cached changes nothing but time.
+    set_register!(TLBIALL, 0);
+    set_register!(ICIALLU, 0);
+    // SAFETY: barriers.
+    unsafe { asm!("dsb nsh", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Drops all that processors have cached of the guest with this VMID, for whom no table is in use any more.
+pub fn forget_guest(vmid: u32) {
+    let control = read_register64!(VTTBR);
+    set_register64!(VTTBR, u64::from(vmid) << 48);
+    isb();
+    set_register!(TLBIALLIS, 0);
+    // SAFETY: barriers. Nothing is entered between the two writes.
+    unsafe { asm!("dsb ish", "isb", options(nostack, preserves_flags)) };
+    set_register64!(VTTBR, control);
+    isb();
+}
+
+/// Cleans and invalidates the cache line that a set/way operation names, on this processor.
+pub fn clean_set_way(which: u64) {
+    // Nothing that was written is lost; a set or way that isn't there is ignored or another one's.
+    set_register!(DCCISW, which as u32);
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb nsh", options(nostack, preserves_flags)) };
+}
+
+/// Stage 2 attributes of a guest's memory.
+pub fn guest_memory(write: bool) -> u64 {
+    use arm::descriptor::stage2::{NORMAL, READ, WRITE};
+    NORMAL | READ | if write { WRITE } else { 0 }
+}
+
 /// Seconds since the counter started.
 pub fn seconds() -> u64 {
     read_register64!(CNTPCT) / u64::from(read_register!(CNTFRQ).max(1))
@@ -199,22 +252,3 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
     say!("stopped: {info}");
     stop()
 }
-
-// Guests.
-use crate::pool::Pool;
-use crate::table::{MapError, Table};
-use crate::vm::{Vcpu, Vm};
-pub fn guest_memory(write: bool) -> u64 {
-    use arm::descriptor::stage2::{NORMAL, READ, WRITE};
-    NORMAL | READ | if write { WRITE } else { 0 }
-}
-pub fn map_interface(_pool: &Pool, _table: &Table, _at: u64) -> Result<(), MapError> {
-    Ok(())
-}
-pub fn forget_guest(_vmid: u32) {}
-pub fn kick_cpu(_cpu: usize) {}
-pub fn tame(_registers: &mut hypercall::Registers, _aarch32: bool) {}
-pub fn run(_vm: &Vm, _n: usize, _vcpu: &mut Vcpu, _immediate: impl Fn() -> bool, _answer: u64) -> hypercall::page::Exit {
-    hypercall::page::Exit { reason: hypercall::Reason::Failed as u32, ..Default::default() }
-}
-pub fn prepare_guests(_gic: &crate::platform::Gic) {}

@@ -43,7 +43,9 @@ macro_rules! cp15 {
     (HDFAR) => { "4, {v}, c6, c0, 0" };
     (HIFAR) => { "4, {v}, c6, c0, 2" };
     (HPFAR) => { "4, {v}, c6, c0, 4" };
-    (TLBIALLNSNHIS) => { "4, {v}, c8, c3, 4" };
+    (ICIALLU) => { "0, {v}, c7, c5, 0" };
+    (TLBIALLIS) => { "0, {v}, c8, c3, 0" };
+    (TLBIALL) => { "0, {v}, c8, c7, 0" };
     (TLBIALLNSNH) => { "4, {v}, c8, c7, 4" };
     (HVBAR) => { "4, {v}, c12, c0, 0" };
     (HTPIDR) => { "4, {v}, c13, c0, 2" };

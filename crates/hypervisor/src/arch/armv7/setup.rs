@@ -74,6 +74,7 @@ fn control_registers(control: &Control) {
     set_register64!(CNTVOFF, 0);
     set_register!(CNTV_CTL, 0);
     set_register!(CNTHP_CTL, 0);
+    crate::board::start_guest_cpu();
     // PL1 as after a reset.
     set_register!(SCTLR, 0x00c5_0078);
     set_register!(CNTKCTL, 0);

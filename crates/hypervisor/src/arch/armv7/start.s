@@ -130,6 +130,7 @@ vectors:
     b       vector7
 
 .macro vector number
+.global vector\number
 vector\number:
     sub     sp, sp, #{frame}
     stm     sp, {{r0-r12, lr}}
