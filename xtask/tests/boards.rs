@@ -60,8 +60,16 @@ fn two_guests_at_once_on_a_gicv3() {
 
 #[test]
 fn two_guests_at_once_on_a_cortex_a15() {
-    let said = demo_on("armhf", &["--control-domain"], TWO_GUESTS);
-    assert!(said.contains("both well"), "{said}");
+    // Shorter than the others': ARM's command line has 1024 bytes.
+    const SCRIPT: &str = r#"cd /tmp
+w=$(echo 'nproc; sleep 2; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo counted $i' | base64 | tr -d '\n')
+for g in 1 2; do vmctl run -b /guest/vmlinuz --initrd /guest/initrd.img -m 256M -p 2 \
+	--cmdline "console=ttyAMA0 quiet auberge.run=$w auberge.token=t" g$g >$g 2>&1 </dev/null & done
+wait
+cat 1 2"#;
+    let said = demo_on("armhf", &["--control-domain"], SCRIPT);
+    let count = |line: &str| said.lines().filter(|l| l.trim_end() == line).count();
+    assert_eq!((count("2"), count("counted 20000")), (2, 2), "{said}");
 }
 
 #[test]
