@@ -77,6 +77,37 @@ pub const fn physical_bits(parange: u64) -> u32 {
     }
 }
 
+/// HSCTLR, Hyp System Control Register (DDI 0406C B4.1.80): the bits are SCTLR's.
+pub mod hsctlr {
+    pub use super::sctlr::{C, I, M};
+    /// Bits that are one, CP15BEN among them.
+    pub const RES1: u64 = 0x30c5_0878;
+}
+
+/// VTCR of ARMv7 for stage 2 of `bits` (32 to 40) bits of input address whose walk starts at `level`, 1 or 2 (DDI 0406C B4.1.159): T0SZ
+/// is a number of four bits with its sign, which S repeats.
+pub const fn vtcr_v7(bits: u32, level: u32) -> u32 {
+    let t0sz = 32u32.wrapping_sub(bits) & 0xf;
+    tcr::VTCR_RES1 as u32 | tcr::WALKS as u32 | (2 - level) << tcr::SL0_SHIFT | (t0sz & 8) << 1 | t0sz
+}
+
+/// CPSR and SPSR: modes of AArch32 (DDI 0406C B1.3.1), and other bits.
+pub mod mode {
+    pub const MASK: u32 = 0x1f;
+    pub const USR: u32 = 0x10;
+    pub const FIQ: u32 = 0x11;
+    pub const IRQ: u32 = 0x12;
+    pub const SVC: u32 = 0x13;
+    pub const ABT: u32 = 0x17;
+    pub const HYP: u32 = 0x1a;
+    pub const UND: u32 = 0x1b;
+    pub const SYS: u32 = 0x1f;
+    /// Asynchronous aborts, IRQ and FIQ masked.
+    pub const AIF: u32 = 0b111 << 6;
+    /// Thumb code.
+    pub const T: u32 = 1 << 5;
+}
+
 /// SPSR and PSTATE: mode fields (C5.2.19).
 pub mod spsr {
     pub const EL1H: u64 = 0b0101;
@@ -97,5 +128,8 @@ mod tests {
     fn vtcr_of_forty_bits_starts_at_level_1() {
         // T0SZ 24, SL0 1, PS 2: the usual value of a Cortex-A53 with 40-bit guests.
         assert_eq!(super::vtcr(40, 1, 2), 0x8002_3558);
+        // Of ARMv7: T0SZ -8, S, SL0 1.
+        assert_eq!(super::vtcr_v7(40, 1), 0x8000_3558);
+        assert_eq!(super::vtcr_v7(32, 1), 0x8000_3540);
     }
 }

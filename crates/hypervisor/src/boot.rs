@@ -10,7 +10,7 @@ use crate::console::{self, Uart};
 use crate::control::{self, Control};
 use crate::control_tree::{self, Changes};
 use crate::fdt::Fdt;
-use crate::image::{self, Image};
+use crate::image;
 use crate::per_cpu::{CPUS, PerCpu};
 use crate::platform::{self, Platform};
 use crate::pool::{POOL_BYTES, Pool};
@@ -35,7 +35,7 @@ pub fn start(fdt: Fdt) -> ! {
         console::set(Uart::new(uart));
     }
     match prepare(fdt) {
-        Ok((control, kernel, tree)) => arch::enter_control(control, &CPUS[0], kernel, tree.0),
+        Ok((control, kernel, tree)) => arch::start_kernel(control, &CPUS[0], kernel, tree),
         Err(problem) => {
             say!("{problem}");
             arch::stop()
@@ -61,6 +61,10 @@ fn prepare(fdt: Fdt) -> Result<(&'static Control, HostPhys, HostPhys), Problem> 
     let own = Region { start: layout.text.start, end: pool_region.end.next_multiple_of(image::ALIGN) };
     if !platform.memory.iter().any(|m| m.contains(&own)) {
         return Err(Problem::TooLittleMemory("the hypervisor"));
+    }
+    let reached = |m: &Region| m.end <= 1 << arch::OWN_BITS;
+    if let Some(other) = [Some(platform.kernel), platform.ramdisk].into_iter().flatten().find(|m| !reached(m)) {
+        return Err(Problem::ModuleMisplaced(other));
     }
     let others = [Some(platform.kernel), platform.ramdisk, Some(source(fdt))];
     if let Some(other) = others.into_iter().flatten().find(|m| m.overlaps(&own)) {
@@ -116,7 +120,7 @@ fn own_table(
     uart: Option<HostPhys>,
 ) -> Result<HostPhys, MapError> {
     const DATA: u64 = stage1::NORMAL | stage1::EXECUTE_NEVER;
-    let table = Table::new_stage1(pool).ok_or(MapError::NoMemory)?;
+    let table = Table::new(pool, arch::OWN_BITS).ok_or(MapError::NoMemory)?;
     let map = |region: Region, attributes| {
         let pages = region.pages();
         table.map(pool, pages.start, pages.address(), pages.size(), attributes)
@@ -126,7 +130,8 @@ fn own_table(
     map(Region { start: layout.data.start, end: own.end }, DATA)?;
     for region in without(&platform.memory, own).map_err(|_| MapError::NoMemory)? {
         // Whole pages only: what isn't one is not usable memory.
-        let whole = Region { start: region.start.next_multiple_of(4096), end: region.end & !0xfff };
+        let end = region.end.min(1 << arch::OWN_BITS) & !0xfff;
+        let whole = Region { start: region.start.next_multiple_of(4096), end };
         if whole.start < whole.end {
             map(whole, DATA)?;
         }
@@ -154,7 +159,7 @@ fn load(
     }
     // SAFETY: the module is in RAM (`Platform::new`) and not in ours; nothing else runs.
     let file = unsafe { arch::bytes(platform.kernel) };
-    let image = Image::new(file)?;
+    let image = arch::kernel_image(file)?;
     let changes = Changes { bootargs: platform.bootargs, ramdisk: platform.ramdisk, own, doorbell };
     let room = control_tree::room(fdt, &changes) as u64;
     let to = control::placement(platform, own, source(fdt), image, room)?;
@@ -162,11 +167,11 @@ fn load(
     let length =
         control_tree::write(fdt, &changes, unsafe { arch::bytes_mut(to.tree) }).ok_or(Problem::Tree)?;
     arch::clean(Region { start: to.tree.start, end: to.tree.start + length as u64 });
-    if to.kernel.start != platform.kernel.start {
-        // SAFETY: as above; source and target don't overlap.
-        let target = unsafe { arch::bytes_mut(to.kernel) };
-        target[..file.len()].copy_from_slice(file);
-        arch::clean(to.kernel);
+    if to.file.0 != platform.kernel.start {
+        let target = Region { start: to.file.0, end: to.file.0 + file.len() as u64 };
+        // SAFETY: as above: it is within the kernel's place; source and target don't overlap.
+        unsafe { arch::bytes_mut(target) }.copy_from_slice(file);
+        arch::clean(target);
     }
-    Ok((to.kernel.address(), to.tree.address()))
+    Ok((to.file, to.tree.address()))
 }

@@ -45,7 +45,7 @@ pub struct NotItsMemory;
 /// Does the call that lies in frame `frame` (physical address / 4096).
 pub fn dispatch(control: &Control, frame: u32) -> Result<(), NotItsMemory> {
     let address = HostPhys((frame as u64) << 12);
-    if !control.owns(address, 4096) {
+    if address.0 >> arch::OWN_BITS != 0 || !control.owns(address, 4096) {
         return Err(NotItsMemory);
     }
     let page = arch::shared_page(address);

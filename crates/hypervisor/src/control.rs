@@ -5,6 +5,7 @@ use arm::descriptor::stage2::{NORMAL, READ, WRITE};
 use arrayvec::ArrayVec;
 use spin::Once;
 
+use crate::arch;
 use crate::image::{self, Image};
 use crate::platform::Platform;
 use crate::pool::Pool;
@@ -45,8 +46,10 @@ impl Control {
 /// Where things go before it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// The kernel with what it uses behind its file; where its file is, if that is a good place.
+    /// What the kernel uses; around where its file is, if that is a good place.
     pub kernel: Region,
+    /// Where its file is to be, which is where it is entered.
+    pub file: HostPhys,
     pub tree: Region,
 }
 
@@ -58,7 +61,7 @@ pub fn placement(
     image: Image,
     tree: u64,
 ) -> Result<Placement, Problem> {
-    let memory = without(&platform.memory, own)?;
+    let memory = without(&without(&platform.memory, own)?, Region { start: 1 << arch::OWN_BITS, end: u64::MAX })?;
     let modules = [Some(platform.kernel), platform.ramdisk];
     for module in modules.iter().flatten() {
         if module.overlaps(&own) || module.overlaps(&source) {
@@ -67,19 +70,28 @@ pub fn placement(
     }
     let mut taken: ArrayVec<Region, 72> = platform.reserved.iter().copied().collect();
     taken.extend([Some(own), Some(source), platform.ramdisk].into_iter().flatten());
-    let in_place = Region::sized(platform.kernel.start, image.size).filter(|r| {
-        r.start % image::ALIGN == image.text_offset
+    // An Image can stay where it is at its start; a zImage, which moves itself, anywhere in its 128 MiB.
+    let file = platform.kernel.start;
+    let start = (file & !(image.align - 1)) + image.text_offset;
+    let in_place = Region::sized(start, image.size).filter(|r| {
+        (start == file || image.file_offset != 0)
             && memory.iter().any(|m| m.contains(r))
             && !taken.iter().any(|t| t.overlaps(r))
     });
     taken.push(platform.kernel);
-    let kernel = in_place
-        .or_else(|| place(&memory, &taken, image.size, image::ALIGN, image.text_offset))
+    let (kernel, file) = in_place
+        .map(|kernel| (kernel, file))
+        .or_else(|| {
+            let kernel = place(&memory, &taken, image.size, image.align, image.text_offset)?;
+            Some((kernel, kernel.start + image.file_offset))
+        })
         .ok_or(Problem::TooLittleMemory("the kernel"))?;
     taken.push(kernel);
+    // To a zImage's kernel, memory begins where it is.
+    let known = if image.file_offset == 0 { memory } else { without(&memory, Region { start: 0, end: kernel.start })? };
     let tree =
-        place(&memory, &taken, tree, image::ALIGN, 0).ok_or(Problem::TooLittleMemory("the device tree"))?;
-    Ok(Placement { kernel, tree })
+        place(&known, &taken, tree, image::ALIGN, 0).ok_or(Problem::TooLittleMemory("the device tree"))?;
+    Ok(Placement { kernel, file: HostPhys(file), tree })
 }
 
 /// The control domain's stage 2: everything at its own address, but for `holes`. All of it is normal memory there, so that stage 1, which

@@ -12,6 +12,9 @@ use crate::arch;
 /// The maintenance interrupt of virtual interfaces, a PPI: GIC-400's, and the one that is recommended for others. A board that has it
 /// elsewhere says so in the GIC's device tree node, which is not looked at yet.
 pub const MAINTENANCE: u32 = 25;
+/// The software-generated interrupt that kicks a processor out of a guest. Linux has no use for the last of those that are never the
+/// firmware's.
+pub const KICK: u32 = 7;
 /// The virtual timer's, a PPI.
 pub const VIRTUAL_TIMER: u32 = 27;
 

@@ -1,7 +1,9 @@
 //! Reading a flattened device tree (Devicetree Specification 0.4, chapter 5), in place, with bounds.
 
+use address::HostPhys;
 use arrayvec::ArrayVec;
 
+use crate::arch;
 use crate::regions::Region;
 
 /// Nodes within nodes, at most.
@@ -53,6 +55,20 @@ fn string(bytes: &[u8], offset: usize) -> Option<&str> {
 pub fn total_size(header: &[u8]) -> Option<usize> {
     let size = word(header, 4)? as usize;
     (word(header, 0)? == MAGIC && (40..=MAX_SIZE).contains(&size)).then_some(size)
+}
+
+/// The firmware's device tree, if there is one at `tree`, where the boot protocol says that it is.
+///
+/// # Safety
+/// Nobody writes to it as long as it is used: the control domain isn't running yet.
+pub unsafe fn firmware_tree(tree: HostPhys) -> Option<Fdt<'static>> {
+    if tree.0 == 0 || tree.0 & 7 != 0 {
+        return None;
+    }
+    // SAFETY: the caller's promise; no more than the header is read before its magic number was seen.
+    let header = unsafe { arch::bytes(Region::sized(tree.0, 8)?) };
+    // SAFETY: as above; the length is the tree's own, with a bound.
+    Fdt::new(unsafe { arch::bytes(Region::sized(tree.0, total_size(header)? as u64)?) })
 }
 
 impl<'a> Fdt<'a> {

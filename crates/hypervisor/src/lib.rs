@@ -8,15 +8,20 @@
 #[cfg(not(target_os = "none"))]
 extern crate std;
 
+pub mod aarch32;
 #[cfg_attr(all(target_os = "none", target_arch = "aarch64"), path = "arch/aarch64/mod.rs")]
 #[cfg_attr(all(target_os = "none", target_arch = "arm"), path = "arch/armv7/mod.rs")]
 #[cfg_attr(not(target_os = "none"), path = "arch/fake.rs")]
 pub mod arch;
+#[cfg(target_os = "none")]
+pub mod board;
 pub mod boot;
 pub mod calls;
 pub mod console;
 pub mod control;
 pub mod control_tree;
+#[cfg(target_os = "none")]
+pub mod cp15;
 pub mod cpu_interface;
 pub mod fdt;
 pub mod firmware;
@@ -26,7 +31,11 @@ pub mod platform;
 pub mod pool;
 pub mod problem;
 pub mod regions;
+#[cfg(target_os = "none")]
+pub mod run;
 pub mod table;
+#[cfg(target_os = "none")]
+pub mod traps;
 #[cfg(test)]
 mod tree_tests;
 pub mod vgic_v2;

@@ -9,6 +9,10 @@ use crate::regions::Region;
 pub enum Problem {
     #[error("Started at EL{0}: the hypervisor needs EL2; on QEMU's virt board say virtualization=on.")]
     WrongLevel(u64),
+    #[error(
+        "Started in processor mode {0:#x}: the hypervisor needs Hyp mode, 0x1a; on QEMU's virt board say virtualization=on."
+    )]
+    WrongMode(u32),
     #[error("The device tree names no memory.")]
     NoMemory,
     #[error("The device tree names no processors.")]
@@ -25,7 +29,7 @@ pub enum Problem {
     NoPsci,
     #[error("No kernel: /chosen has no module compatible with multiboot,kernel.")]
     NoKernel,
-    #[error("The kernel module is not an arm64 Linux Image.")]
+    #[error("The kernel module is not a Linux kernel for this processor (arm64: Image; ARM: zImage).")]
     NotAnImage,
     #[error("The kernel module is truncated: its header tells of {wanted} bytes, and there are {present}.")]
     Truncated { wanted: u64, present: u64 },

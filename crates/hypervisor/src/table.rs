@@ -41,16 +41,12 @@ pub struct Leaf {
 
 impl Table {
     /// An empty table for `bits` (32 to 48) bits of input address. Up to 16 tables side by side are the root of a walk that starts a
-    /// level lower (Arm ARM D8.2.7, concatenated tables), as stage 2 can have it and of 40 or 42 bits must.
+    /// level lower (Arm ARM D8.2.7, concatenated tables), as stage 2 can have it and of 40 or 42 bits must; the hypervisor's own stage 1
+    /// has 48 or 32 bits, and so one.
     pub fn new(pool: &Pool, bits: u32) -> Option<Self> {
         let level = if bits > level_shift(0) + 4 { 0 } else { 1 };
         let table = Self { root: HostPhys(0), level, bits };
         Some(Self { root: pool.allocate(table.root_pages())?, ..table })
-    }
-
-    /// An empty table of EL2's own stage 1: 48 bits, which start at level 0.
-    pub fn new_stage1(pool: &Pool) -> Option<Self> {
-        Some(Self { root: pool.allocate(1)?, level: 0, bits: 48 })
     }
 
     fn root_pages(&self) -> usize {

@@ -10,7 +10,7 @@ use vm_fdt::FdtWriter;
 use crate::control::{Placement, placement, stage2};
 use crate::control_tree::{Changes, room, write};
 use crate::fdt::{Fdt, MAX_DEPTH, strings};
-use crate::image::Image;
+use crate::image::{ALIGN, Image, ZIMAGE_ALIGN};
 use crate::platform::{Platform, find_doorbell, find_uart};
 use crate::pool::test_pool;
 use crate::problem::Problem;
@@ -217,13 +217,22 @@ fn the_kernel_stays_where_it_is_or_goes_where_there_is_room() {
     let platform = Platform::new(Fdt::new(&bytes).unwrap(), 0).unwrap();
     let source = Region { start: 0x4800_0000, end: 0x4810_0000 };
     let place = |image| placement(&platform, OWN, source, image, 0x4000);
-    let image = Image { text_offset: 0, size: 0x200_0000 };
+    let image = Image { align: ALIGN, text_offset: 0, size: 0x200_0000, file_offset: 0 };
     let kernel = Region { start: 0x4900_0000, end: 0x4b00_0000 };
-    assert_eq!(place(image), Ok(Placement { kernel, tree: Region { start: 0x4000_0000, end: 0x4000_4000 } }));
+    let tree = Region { start: 0x4000_0000, end: 0x4000_4000 };
+    assert_eq!(place(image), Ok(Placement { kernel, file: kernel.address(), tree }));
     // Its bss would reach the ramdisk.
     let grown = place(Image { size: 0x400_0000, ..image }).unwrap();
     assert_eq!(grown.kernel, Region { start: 0x4160_0000, end: 0x4560_0000 });
     assert_eq!(place(Image { size: 1 << 30, ..image }), Err(Problem::TooLittleMemory("the kernel")));
+    // A zImage may be anywhere in its 128 MiB, and goes behind where it unpacks itself to; its tree is not below it.
+    let image = Image { align: ZIMAGE_ALIGN, text_offset: 0x20_0000, size: 0x200_0000, file_offset: 0x180_0000 };
+    let kernel_there = Region { start: 0x4820_0000, end: 0x4a20_0000 };
+    let stays = place(image).unwrap();
+    assert_eq!((stays.kernel, stays.file), (kernel_there, platform.kernel.address()));
+    assert!(stays.tree.start >= kernel_there.start);
+    let moved = place(Image { size: 0x400_0000, ..image }).unwrap();
+    assert_eq!((moved.kernel.start, moved.file), (0x5020_0000, HostPhys(0x51a0_0000)));
     let misplaced = placement(&platform, kernel, source, image, 1);
     assert_eq!(misplaced, Err(Problem::ModuleMisplaced(platform.kernel)));
 }
@@ -276,7 +285,7 @@ proptest! {
         if let Some(fdt) = Fdt::new(&bytes) {
             find_uart(fdt);
             find_doorbell(fdt, &[]);
-            let _ = Platform::new(fdt, 0).map(|p| placement(&p, OWN, OWN, Image { text_offset: 0, size: 4096 }, 4096));
+            let _ = Platform::new(fdt, 0).map(|p| placement(&p, OWN, OWN, Image { align: ALIGN, text_offset: 0, size: 4096, file_offset: 0 }, 4096));
             let mut out = vec![0; room(fdt, &changes())];
             if let Some(n) = write(fdt, &changes(), &mut out) {
                 prop_assert!(Fdt::new(&out[..n]).is_some());

@@ -1,10 +1,14 @@
 //! The virtual interface control of a GICv2: GICH, in memory (IHI 0048B 5.3). ARMv8 and ARMv7.
 
+use core::sync::atomic::Ordering;
+
 use address::HostPhys;
 use irqchip::gic::{Flush, ListRegister, MAX_LIST_REGISTERS};
 
 use crate::arch;
-use crate::cpu_interface::{CpuInterface, PrivateInterrupts};
+use crate::cpu_interface::{CpuInterface, KICK, PrivateInterrupts};
+use crate::per_cpu::PerCpu;
+use crate::platform::Gic;
 
 const HCR: u64 = 0x000;
 const VTR: u64 = 0x004;
@@ -12,6 +16,11 @@ const VMCR: u64 = 0x008;
 const ELRSR0: u64 = 0x030;
 const APR: u64 = 0x0f0;
 const LR0: u64 = 0x100;
+
+/// GICD_ITARGETSR0, GICD_SGIR, GICD_CPENDSGIR1.
+const ITARGETSR0: u64 = 0x800;
+const SGIR: u64 = 0xf00;
+const CPENDSGIR1: u64 = 0xf14;
 
 const HCR_EN: u32 = 1 << 0;
 const HCR_LRENPIE: u32 = 1 << 2;
@@ -27,10 +36,11 @@ pub struct VgicV2 {
 }
 
 impl VgicV2 {
-    /// That of this board: where GICH and GICD are.
-    pub fn new(gich: HostPhys, gicd: HostPhys) -> Self {
+    /// That of this board; `None` if it lacks what there must be.
+    pub fn new(gic: &Gic) -> Option<Self> {
+        let (gich, gicd) = (gic.virtualization?.0.address(), gic.frames.first()?.address());
         let vtr = arch::read32(HostPhys(gich.0 + VTR));
-        Self { gich, gicd, list_registers: ((vtr & 0x3f) as usize + 1).min(MAX_LIST_REGISTERS) }
+        Some(Self { gich, gicd, list_registers: ((vtr & 0x3f) as usize + 1).min(MAX_LIST_REGISTERS) })
     }
 
     fn read(&self, register: u64) -> u32 {
@@ -45,14 +55,26 @@ impl VgicV2 {
         self.list_registers
     }
 
-    /// Of each CPU that starts, before any guest is on it.
-    pub fn start_cpu(&self) -> PrivateInterrupts {
+    /// Of each CPU that starts, before any guest is on it: gets it ready, and finds its own interrupts.
+    pub fn start_cpu(&self, _gic: &Gic, cpu: &PerCpu) -> Option<PrivateInterrupts> {
         for n in 0..self.list_registers {
             self.write(LR0 + 4 * n as u64, 0);
         }
         self.write(APR, 0);
         self.write(HCR, 0);
-        PrivateInterrupts(self.gicd)
+        let targets = arch::read32(HostPhys(self.gicd.0 + ITARGETSR0));
+        cpu.target.store(targets & 0xff, Ordering::Relaxed);
+        Some(PrivateInterrupts(self.gicd))
+    }
+
+    /// Sends a CPU the interrupt that has it leave its guest.
+    pub fn kick(&self, cpu: &PerCpu) {
+        arch::write32(HostPhys(self.gicd.0 + SGIR), cpu.target.load(Ordering::Relaxed) << 16 | KICK);
+    }
+
+    /// Takes it back, whoever has sent it.
+    pub fn take_kick(&self, private: PrivateInterrupts) {
+        arch::write32(HostPhys(private.0.0 + CPENDSGIR1), 0xff << 24);
     }
 
     /// This vCPU's guest is on this CPU now.

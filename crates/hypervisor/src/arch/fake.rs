@@ -21,6 +21,8 @@ use crate::vm::{Vcpu, Vm};
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
 /// All ones where the firmware is called with 64-bit arguments.
 pub const CALL_WIDTH: u64 = u64::MAX;
+/// Bits of addresses that the hypervisor itself reaches.
+pub const OWN_BITS: u32 = 48;
 /// Physical memory of each test's own.
 pub const RAM: u64 = 0x4000_0000;
 pub const RAM_PAGES: usize = 8;
@@ -54,6 +56,9 @@ pub fn entry_address() -> u64 {
 }
 pub fn clean_per_cpu(cpu: &PerCpu) -> u64 {
     cpu as *const PerCpu as u64
+}
+pub fn kernel_image(file: &[u8]) -> Result<crate::image::Image, crate::problem::Problem> {
+    crate::image::Image::arm64(file)
 }
 pub fn guest_features() -> u64 {
     hypercall::features::AARCH64
@@ -111,6 +116,9 @@ pub fn stop() -> ! {
     unimplemented!("{NO_MACHINE}")
 }
 pub fn enter_control(_control: &Control, _cpu: &PerCpu, _entry: HostPhys, _argument: u64) -> ! {
+    unimplemented!("{NO_MACHINE}")
+}
+pub fn start_kernel(_control: &Control, _cpu: &PerCpu, _entry: HostPhys, _tree: HostPhys) -> ! {
     unimplemented!("{NO_MACHINE}")
 }
 /// # Safety

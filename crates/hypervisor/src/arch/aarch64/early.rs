@@ -11,7 +11,7 @@ use arm::descriptor::{TABLE, VALID, level_shift, stage1};
 
 use super::{Frame, STACK, layout, set_this_cpu};
 use crate::console::Uart;
-use crate::fdt::{Fdt, total_size};
+use crate::fdt::firmware_tree;
 use crate::platform;
 use crate::pool::POOL_BYTES;
 use crate::problem::Problem;
@@ -66,27 +66,18 @@ extern "C" fn early_tables(image: u64) -> Regime {
 /// Started at another level than EL2: says so, if the device tree and its UART can be read, and stops.
 #[unsafe(no_mangle)]
 extern "C" fn wrong_level(tree: u64, level: u64) -> ! {
-    if let Some(uart) = device_tree(HostPhys(tree)).and_then(platform::find_uart) {
+    // SAFETY: the boot protocol says that X0 is the device tree's address; nothing changes it.
+    let tree = unsafe { firmware_tree(HostPhys(tree)) };
+    if let Some(uart) = tree.and_then(platform::find_uart) {
         let _ = writeln!(Uart::new(uart), "auberge: {}", Problem::WrongLevel(level));
     }
     super::stop()
 }
 
-/// The firmware's device tree, if there is one at `tree`.
-pub fn device_tree(tree: HostPhys) -> Option<Fdt<'static>> {
-    if tree.0 == 0 || tree.0 & 7 != 0 {
-        return None;
-    }
-    // SAFETY: the boot protocol says that X0 is the device tree's address; no more than its header is read before its magic number
-    // was seen. It stays as it is until the control domain runs.
-    let header = unsafe { super::bytes(Region::sized(tree.0, 8)?) };
-    // SAFETY: as above; the length is the tree's own, with a bound.
-    Fdt::new(unsafe { super::bytes(Region::sized(tree.0, total_size(header)? as u64)?) })
-}
-
 #[unsafe(no_mangle)]
 extern "C" fn start(tree: u64) -> ! {
-    match device_tree(HostPhys(tree)) {
+    // SAFETY: the boot protocol says that X0 is the device tree's address; it stays as it is until the control domain runs.
+    match unsafe { firmware_tree(HostPhys(tree)) } {
         Some(fdt) => crate::boot::start(fdt),
         None => super::stop(),
     }

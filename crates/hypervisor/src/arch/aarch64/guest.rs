@@ -1,25 +1,18 @@
-//! Running a guest: from the control domain's world to the guest's and back.
-//!
-//! [`run`] swaps the registers that EL2 doesn't use once, then enters the guest again and again until there is something for the
-//! caller: what the hypervisor answers itself (its interrupt controller, its timer, identification registers) costs no swap.
-//! Interrupts are masked all the while at EL2, and taken by the control domain right after its world is back.
+//! From the control domain's world to a guest's and back (see [`crate::run`]).
 
 use core::arch::global_asm;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::*;
 
+use address::HostPhys;
 use arm::control::{hcr, spsr};
-use hypercall::Reason;
-use hypercall::page::Exit;
+use arm::syndrome::{Syndrome, fault_page};
 use hypercall::registers::{Registers, Sys};
-use irqchip::gic::{ListRegister, MAX_LIST_REGISTERS};
 use spin::Mutex;
 
 use super::world::{Extensions, load_system, load_vectors, save_system, save_vectors};
-
-use super::vgic::Vgic;
-use super::{board, sve, traps};
-use crate::cpu_interface::{PrivateInterrupts, VIRTUAL_TIMER};
+use super::sve;
+pub use super::system_register::trapped;
 use crate::per_cpu::MAX_CPUS;
 use crate::vm::{Vcpu, Vm};
 
@@ -33,10 +26,13 @@ unsafe extern "C" {
     static guest_vectors: u8;
 }
 
-/// Why the guest was left.
-mod left {
-    pub const SYNCHRONOUS: u64 = 0;
-    pub const INTERRUPT: u64 = 1;
+/// Why a guest was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    Synchronous,
+    Interrupt,
+    /// An asynchronous abort.
+    Error,
 }
 
 /// CNTV_CTL_EL0: enabled, not masked, and due.
@@ -65,7 +61,7 @@ const CPTR: u64 = 0x33ff | 1 << 20;
 const MDCR: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11;
 
 /// What the control domain had on a processor while a guest is there.
-struct Host {
+pub struct Host {
     registers: Registers,
     vectors: u64,
     sve: sve::State,
@@ -115,7 +111,7 @@ impl Controls {
     }
 }
 
-static HOSTS: [Mutex<Host>; MAX_CPUS] = [const {
+pub static HOSTS: [Mutex<Host>; MAX_CPUS] = [const {
     Mutex::new(Host {
         registers: Registers::RESET,
         vectors: 0,
@@ -127,7 +123,7 @@ static HOSTS: [Mutex<Host>; MAX_CPUS] = [const {
 
 impl Host {
     /// Puts the control domain's registers away and the guest's in their place.
-    fn enter(&mut self, vm: &Vm, n: usize, vcpu: &mut Vcpu, root: u64) {
+    pub fn enter(&mut self, vm: &Vm, n: usize, vcpu: &mut Vcpu, root: HostPhys) {
         let has = *self.has.get_or_insert_with(Extensions::here);
         self.controls = Controls::save(&has);
         if has.sve {
@@ -142,7 +138,7 @@ impl Host {
             hcr: GUEST | aarch64 | keys,
             hcrx: 0,
             vtcr: super::setup::guest_vtcr(),
-            vttbr: (vm.vmid as u64) << 48 | root,
+            vttbr: (vm.vmid as u64) << 48 | root.0,
             cptr: CPTR,
             mdcr: MDCR,
             // EL1PCTEN: the physical counter can be read; its timer is trapped.
@@ -163,7 +159,8 @@ impl Host {
         super::isb();
     }
 
-    fn leave(&mut self, vcpu: &mut Vcpu) {
+    /// The other way round.
+    pub fn leave(&mut self, vcpu: &mut Vcpu) {
         let has = self.has.unwrap_or_default();
         let r = &mut vcpu.registers;
         r[Sys::CNTV_CTL_EL0] = read_register!("cntv_ctl_el0") & 3;
@@ -191,84 +188,37 @@ fn forget_other_vcpu(vm: &Vm, n: usize) {
     }
 }
 
-/// Runs a vCPU until there is something for the caller. `immediate` is asked right before each entry; `answer` is what the exit before
-/// wanted, if it did.
-pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, answer: u64) -> Exit {
-    traps::finish(vcpu, answer);
-    let Some(root) = vm.root().filter(|_| vcpu.registers.off == 0) else { return halt(u64::MAX) };
-    let cpu = super::cpu_number();
-    let (Some(host), Some((vgic, private))) = (HOSTS.get(cpu), board::interrupts()) else {
-        return failed(vcpu, 0);
-    };
-    let mut host = host.lock();
-    host.enter(vm, n, vcpu, root.0);
-    board::enable(private);
-    vgic.load(&vcpu.interface);
-    let exit = loop {
-        if immediate() {
-            break exit(Reason::Immediate);
-        }
-        if vm.dying.load(Acquire) {
-            break exit(Reason::Interrupted);
-        }
-        if let Some(exit) = vm.wakes() {
-            break exit;
-        }
-        let (why, own) = enter_once(vm, n, vcpu, cpu, vgic, private);
-        let done = match why {
-            left::SYNCHRONOUS => traps::handle(vm, n, vcpu),
-            // Seen to on the way in.
-            left::INTERRUPT if own => None,
-            // The control domain's: it takes it when its world is back.
-            left::INTERRUPT => Some(exit(Reason::Interrupted)),
-            _ => Some(failed(vcpu, read_register!("esr_el2"))),
-        };
-        if let Some(exit) = done {
-            // Those that lose nothing by it wait: the others are followed by a run anyway.
-            let waits =
-                [Reason::Halt, Reason::Interrupted, Reason::Yield].iter().any(|r| *r as u32 == exit.reason);
-            break if waits { vm.wakes().unwrap_or(exit) } else { exit };
-        }
-    };
-    vgic.save(&mut vcpu.interface);
-    host.leave(vcpu);
-    exit
-}
-
-/// Gives the guest its interrupts, enters it, and takes what is left of these back. Gives why it was left, and whether there was an
-/// interrupt for the hypervisor itself: the timer, a kick, or list registers to be filled.
-fn enter_once(
-    vm: &Vm,
-    n: usize,
-    vcpu: &mut Vcpu,
-    cpu: usize,
-    vgic: &Vgic,
-    private: PrivateInterrupts,
-) -> (u64, bool) {
-    let mut lrs = [ListRegister::default(); MAX_LIST_REGISTERS];
-    let lrs = &mut lrs[..vgic.list_registers()];
-    let flush = {
-        let mut gic = vm.gic.lock();
-        vm.running[n].store(cpu as u32 + 1, SeqCst);
-        gic.set_ppi(n, VIRTUAL_TIMER, timer_fired());
-        gic.fill(n, lrs)
-    };
-    vgic.enter(private, lrs, &flush);
+/// Enters a vCPU in the guest's world, and comes back with what it left for.
+pub fn enter(registers: &mut Registers) -> Left {
     // SAFETY: the registers are a vCPU's that nobody else runs, the world is the guest's, and what the guest can reach is bounded by
     // the tables in VTTBR_EL2. The assembler code comes back with the stack and callee-saved registers as they were.
-    let why = unsafe { guest_enter(&mut vcpu.registers) };
-    let ended = |lr: &ListRegister| lr.eoi_maintenance && !lr.pending && !lr.active;
-    let silent = flush.silenced >> VIRTUAL_TIMER & 1 != 0;
-    let count = vgic.leave(private, lrs, &flush);
-    let maintenance =
-        flush.no_pending || flush.eoi_count || lrs[..flush.used.min(lrs.len())].iter().any(ended);
-    let kicked = why == left::INTERRUPT && board::take_kick(private);
-    let own = kicked || maintenance || timer_fired() && !silent;
-    let mut gic = vm.gic.lock();
-    let others = gic.drain(n, lrs, count) & !(1 << n);
-    vm.running[n].store(0, SeqCst);
-    vm.owe_wakes(vm.kick(others));
-    (why, own)
+    match unsafe { guest_enter(registers) } {
+        0 => Left::Synchronous,
+        1 => Left::Interrupt,
+        _ => Left::Error,
+    }
+}
+
+/// Of what the guest was left for.
+pub fn syndrome() -> Syndrome {
+    Syndrome(read_register!("esr_el2"))
+}
+
+/// The virtual address of an abort that the guest was left for, and the page of its physical address.
+pub fn fault_addresses() -> (u64, u64) {
+    (read_register!("far_el2"), fault_page(read_register!("hpfar_el2")))
+}
+
+/// A general register by its number in a syndrome; 31 is zero.
+pub fn register(r: &Registers, n: u8) -> u64 {
+    r.x.get(n as usize).copied().unwrap_or(0)
+}
+
+/// Sets it.
+pub fn set_general(r: &mut Registers, n: u8, value: u64) {
+    if let Some(x) = r.x.get_mut(n as usize) {
+        *x = value;
+    }
 }
 
 /// Makes a register file one that a guest can be entered with: PSTATE names a mode of EL0 or EL1, of the guest's own kind.
@@ -296,17 +246,4 @@ pub fn timer_deadline() -> u64 {
         1 => read_register!("cntv_cval_el0").wrapping_add(read_register!("cntvoff_el2")),
         _ => u64::MAX,
     }
-}
-
-pub fn exit(reason: Reason) -> Exit {
-    Exit { reason: reason as u32, ..Exit::default() }
-}
-
-pub fn halt(deadline: u64) -> Exit {
-    Exit { deadline, ..exit(Reason::Halt) }
-}
-
-/// The guest did what can't be done for it.
-pub fn failed(vcpu: &Vcpu, syndrome: u64) -> Exit {
-    Exit { syndrome, pc: vcpu.registers.pc, ..exit(Reason::Failed) }
 }

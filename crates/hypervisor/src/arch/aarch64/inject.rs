@@ -1,4 +1,4 @@
-//! Exceptions that a guest gets from us, as its processor would deliver them; and what AArch32's traps leave to be worked out.
+//! Exceptions that a guest gets from us, as its processor would deliver them.
 //!
 //! The guest's system registers are the processor's at this time.
 
@@ -95,45 +95,4 @@ fn deliver32(vcpu: &mut Vcpu, mode: Mode, vector: u64, back: u64) {
     r.pstate = kept | abort | 1 << 7 | thumb << 5 | big << 9 | mode.number;
     let base = if control & 1 << 13 != 0 { 0xffff_0000 } else { read_register!("vbar_el1") & 0xffff_ffe0 };
     r.pc = base + vector;
-}
-
-/// Whether the AArch32 instruction's condition holds: ISS has it, or the IT state of Thumb code does (Arm ARM D24.2.40, CV and COND).
-pub fn condition_holds(syndrome: Syndrome, pstate: u64) -> bool {
-    // Classes from 0x20 on aren't conditional any more when they are taken.
-    if syndrome.class() >= 0x20 || pstate & spsr::AARCH32 == 0 {
-        return true;
-    }
-    let condition = if syndrome.0 & 1 << 24 != 0 {
-        syndrome.0 >> 20 & 0xf
-    } else {
-        let it = it_state(pstate);
-        if it == 0 { return true } else { it >> 4 }
-    };
-    let flag = |bit: u32| pstate >> bit & 1 != 0;
-    let (n, z, c, v) = (flag(31), flag(30), flag(29), flag(28));
-    let holds = match condition >> 1 {
-        0 => z,
-        1 => c,
-        2 => n,
-        3 => v,
-        4 => c && !z,
-        5 => n == v,
-        6 => n == v && !z,
-        _ => return true,
-    };
-    holds != (condition & 1 != 0)
-}
-
-fn it_state(pstate: u64) -> u64 {
-    pstate >> 8 & 0xfc | pstate >> 25 & 3
-}
-
-/// An instruction was done: the next one of Thumb's IT block.
-pub fn step_it_block(pstate: &mut u64) {
-    if *pstate & spsr::AARCH32 == 0 || *pstate & THUMB == 0 {
-        return;
-    }
-    let it = it_state(*pstate);
-    let it = if it & 7 == 0 { 0 } else { it & 0xe0 | it << 1 & 0x1f };
-    *pstate = *pstate & !(0xfc << 8 | 3 << 25) | (it & 0xfc) << 8 | (it & 3) << 25;
 }

@@ -2,16 +2,14 @@
 
 #[macro_use]
 mod registers;
-mod board;
-mod cp15;
 mod early;
 mod exceptions;
-mod guest;
-mod identification;
-mod inject;
+pub mod guest;
+pub mod identification;
+pub mod inject;
 mod setup;
 mod sve;
-mod traps;
+mod system_register;
 pub mod vgic;
 pub mod vgic_v3;
 mod world;
@@ -29,15 +27,18 @@ use crate::pool::Page;
 use crate::regions::Region;
 use crate::say;
 
-pub use board::{kick_cpu, map_interface, prepare_guests};
+pub use crate::board::{kick_cpu, map_interface, prepare_guests};
+pub use crate::run::run;
 pub use exceptions::Frame;
-pub use guest::{run, tame};
-pub use setup::{enter_control, guest_bits, guest_features, stage2_bits};
+pub use guest::tame;
+pub use setup::{enter_control, guest_bits, guest_features, kernel_image, stage2_bits, start_kernel};
 
 /// Bits of MPIDR that name a processor: Aff3 to Aff0.
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
 /// All ones where the firmware is called with 64-bit arguments.
 pub const CALL_WIDTH: u64 = u64::MAX;
+/// Bits of addresses that the hypervisor itself reaches.
+pub const OWN_BITS: u32 = 48;
 /// Bytes of a processor's stack at EL2.
 const STACK: u64 = 32 << 10;
 
@@ -245,7 +246,7 @@ pub fn forget_guest(vmid: u32) {
 }
 
 /// Cleans and invalidates the cache line that a set/way operation names, on this processor.
-fn clean_set_way(which: u64) {
+pub fn clean_set_way(which: u64) {
     // SAFETY: cleaning and invalidating loses nothing that was written; a set or way that isn't there is ignored or another one's.
     unsafe { asm!("dc cisw, {}", "dsb nsh", in(reg) which, options(nostack, preserves_flags)) };
 }

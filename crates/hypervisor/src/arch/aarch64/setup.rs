@@ -5,7 +5,9 @@ use arm::control::{hcr, physical_bits, sctlr, spsr, tcr, vtcr};
 use hypercall::features;
 
 use crate::control::Control;
+use crate::image::Image;
 use crate::per_cpu::PerCpu;
+use crate::problem::Problem;
 
 unsafe extern "C" {
     #[link_name = "enter_control"]
@@ -121,7 +123,7 @@ fn control_registers(control: &Control) {
             core::arch::asm!("isb", options(nostack));
             write_register!("s3_4_c12_c11_0", 0); // ICH_HCR_EL2
         }
-        super::board::start_guest_cpu();
+        crate::board::start_guest_cpu();
         // EL1 as after a reset.
         write_register!("sctlr_el1", sctlr::EL1_RES1);
         write_register!("cntkctl_el1", 0);
@@ -136,4 +138,14 @@ pub fn enter_control(control: &Control, cpu: &PerCpu, entry: HostPhys, argument:
     let stack = cpu.boot.stack.load(core::sync::atomic::Ordering::Relaxed);
     // SAFETY: EL2 is ready for exceptions from there, and stage 2 keeps it away from our memory. This stack's contents are done with.
     unsafe { enter(entry.0, argument, spsr::EL1H | spsr::DAIF, stack) }
+}
+
+/// Runs the control domain's kernel as Linux's boot protocol for arm64 has it: X0 is its device tree.
+pub fn start_kernel(control: &Control, cpu: &PerCpu, kernel: HostPhys, tree: HostPhys) -> ! {
+    enter_control(control, cpu, kernel, tree.0)
+}
+
+/// The control domain's kernel.
+pub fn kernel_image(file: &[u8]) -> Result<Image, Problem> {
+    Image::arm64(file)
 }

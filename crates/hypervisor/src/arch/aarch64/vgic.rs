@@ -1,9 +1,12 @@
 //! The board's virtual interface control, of either version. ARMv7 has [`VgicV2`] alone, by the same name and functions.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use irqchip::gic::{Flush, ListRegister};
 
 use super::vgic_v3::{VgicV3, enable_system_registers};
 use crate::cpu_interface::{CpuInterface, PrivateInterrupts};
+use crate::per_cpu::PerCpu;
 use crate::platform::Gic;
 use crate::vgic_v2::VgicV2;
 
@@ -27,8 +30,7 @@ impl Vgic {
     /// The board's; `None` if it lacks what a GIC of its version must have.
     pub fn new(gic: &Gic) -> Option<Self> {
         if gic.version == 2 {
-            let (gich, _) = gic.virtualization?;
-            return Some(Self::V2(VgicV2::new(gich.address(), gic.frames.first()?.address())));
+            return VgicV2::new(gic).map(Self::V2);
         }
         enable_system_registers();
         Some(Self::V3(VgicV3::new()))
@@ -39,15 +41,25 @@ impl Vgic {
         either!(self, v => v.list_registers())
     }
 
-    /// Of each CPU that starts, before any guest is on it: gets it ready, and finds its own interrupts. `affinity` is its MPIDR's.
-    pub fn start_cpu(&self, gic: &Gic, affinity: u64) -> Option<PrivateInterrupts> {
+    /// Of each CPU that starts, before any guest is on it: gets it ready, and finds its own interrupts.
+    pub fn start_cpu(&self, gic: &Gic, cpu: &PerCpu) -> Option<PrivateInterrupts> {
         match self {
-            Self::V2(v2) => Some(v2.start_cpu()),
+            Self::V2(v2) => v2.start_cpu(gic, cpu),
             Self::V3(v3) => {
                 enable_system_registers();
-                v3.start_cpu(gic.frames.get(1..)?, affinity)
+                v3.start_cpu(gic.frames.get(1..)?, cpu.affinity.load(Relaxed))
             }
         }
+    }
+
+    /// Sends a CPU the interrupt that has it leave its guest.
+    pub fn kick(&self, cpu: &PerCpu) {
+        either!(self, v => v.kick(cpu));
+    }
+
+    /// Takes it back, whoever has sent it.
+    pub fn take_kick(&self, private: PrivateInterrupts) {
+        either!(self, v => v.take_kick(private));
     }
 
     /// See [`crate::cpu_interface`] for the order of these.

@@ -3,11 +3,14 @@
 //! A guest's ICC_*_EL1 are the virtual ones while HCR_EL2.IMO and FMO are set, which also traps its writes of ICC_SGI1R_EL1 to us
 //! (`Gic::sgi1r`).
 
+use core::sync::atomic::Ordering;
+
 use address::HostPhys;
 use irqchip::gic::{Flush, ListRegister, MAX_LIST_REGISTERS};
 
 use crate::arch;
-use crate::cpu_interface::{CpuInterface, PrivateInterrupts};
+use crate::cpu_interface::{CpuInterface, KICK, PrivateInterrupts};
+use crate::per_cpu::PerCpu;
 use crate::regions::Region;
 
 const HCR_EN: u64 = 1 << 0;
@@ -17,6 +20,8 @@ const HCR_EOI_COUNT_SHIFT: u32 = 27;
 /// ICC_SRE_EL1 and ICC_SRE_EL2: system registers are used; of EL2 also: EL1 has its own ICC_SRE_EL1.
 const SRE: u64 = 1 << 0;
 const SRE_EL2_ENABLE: u64 = 1 << 3;
+/// GICR_ICPENDR0, in SGI_base.
+const ICPENDR0: u64 = 0x280;
 
 /// Writes one of the registers above.
 macro_rules! write_ich {
@@ -116,6 +121,28 @@ impl VgicV3 {
         self.load_priorities(&[0; 8]);
         write_ich!("ICH_HCR_EL2", 0);
         redistributor(redistributors, affinity)
+    }
+
+    /// Sends a CPU the interrupt that has it leave its guest: ICC_SGI1R_EL1.
+    pub fn kick(&self, cpu: &PerCpu) {
+        let affinity = cpu.affinity.load(Ordering::Relaxed);
+        let field = |shift: u32| affinity >> shift & 0xff;
+        let range = field(0) >> 4;
+        write_ich!(
+            "s3_0_c12_c11_5",
+            field(32) << 48
+                | range << 44
+                | field(16) << 32
+                | (KICK as u64) << 24
+                | field(8) << 16
+                | 1 << (field(0) & 15)
+        );
+        isb();
+    }
+
+    /// Takes it back, whoever has sent it.
+    pub fn take_kick(&self, private: PrivateInterrupts) {
+        arch::write32(HostPhys(private.0.0 + ICPENDR0), 1 << KICK);
     }
 
     fn load_priorities(&self, priorities: &[u32; 8]) {

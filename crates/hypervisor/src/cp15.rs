@@ -3,7 +3,8 @@
 use arm::syndrome::{Syndrome, class};
 use hypercall::page::Exit;
 
-use super::{identification, inject, traps};
+use crate::arch::{self, guest, identification, inject};
+use crate::traps;
 use crate::vm::{Vcpu, Vm};
 
 /// MCRR and MRRC to coprocessor 14.
@@ -15,8 +16,8 @@ pub const VMRS: u8 = 0x08;
 pub fn handle(vm: &Vm, n: usize, vcpu: &mut Vcpu, syndrome: Syndrome) -> Option<Exit> {
     let iss = syndrome.0;
     let field = |shift: u32, bits: u32| (iss >> shift) as u32 & ((1 << bits) - 1);
-    let (read, rt, rt2) = (iss & 1 != 0, field(5, 5) as usize, field(10, 5) as usize);
-    let get = |vcpu: &Vcpu, r: usize| vcpu.registers.x.get(r).copied().unwrap_or(0) & 0xffff_ffff;
+    let (read, rt, rt2) = (iss & 1 != 0, field(5, 5) as u8, field(10, 5) as u8);
+    let get = |vcpu: &Vcpu, r: u8| guest::register(&vcpu.registers, r) & 0xffff_ffff;
     let mut answer = Some(0);
     let mut exit = None;
     match syndrome.class() {
@@ -32,8 +33,8 @@ pub fn handle(vm: &Vm, n: usize, vcpu: &mut Vcpu, syndrome: Syndrome) -> Option<
                 (9, 0) => {}
                 _ => answer = None,
             }
-            if read && let Some(x) = vcpu.registers.x.get_mut(rt2) {
-                *x = 0;
+            if read && answer.is_some() {
+                guest::set_general(&mut vcpu.registers, rt2, 0);
             }
         }
         class::MCR_CP15 => {
@@ -41,7 +42,7 @@ pub fn handle(vm: &Vm, n: usize, vcpu: &mut Vcpu, syndrome: Syndrome) -> Option<
             match (field(10, 4), field(14, 3), field(1, 4), field(17, 3)) {
                 (0, 0, crm @ 1..=7, op2) if read => answer = identification::read(crm, op2, vm),
                 // DCISW, DCCSW, DCCISW.
-                (7, 0, 6 | 10 | 14, 2) if !read => super::clean_set_way(get(vcpu, rt)),
+                (7, 0, 6 | 10 | 14, 2) if !read => arch::clean_set_way(get(vcpu, rt)),
                 // ACTLR, ACTLR2; what is implementation defined; performance monitors.
                 (1, 0, 0, 1 | 3) | (9 | 10 | 11 | 15, ..) | (14, 0, 8..=15, _) => {}
                 (12, 0, 11, 1) if !read => exit = traps::deactivate(vm, n, get(vcpu, rt)),
@@ -56,8 +57,8 @@ pub fn handle(vm: &Vm, n: usize, vcpu: &mut Vcpu, syndrome: Syndrome) -> Option<
         inject::undefined(vcpu, true);
         return None;
     };
-    if read && let Some(x) = vcpu.registers.x.get_mut(rt) {
-        *x = answer & 0xffff_ffff;
+    if read {
+        guest::set_general(&mut vcpu.registers, rt, answer & 0xffff_ffff);
     }
     traps::skip(vcpu, syndrome);
     exit
