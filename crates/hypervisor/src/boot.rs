@@ -63,7 +63,8 @@ fn prepare(fdt: Fdt) -> Result<(&'static Control, HostPhys, HostPhys), Problem> 
         return Err(Problem::TooLittleMemory("the hypervisor"));
     }
     let reached = |m: &Region| m.end <= 1 << arch::OWN_BITS;
-    if let Some(other) = [Some(platform.kernel), platform.ramdisk].into_iter().flatten().find(|m| !reached(m)) {
+    if let Some(other) = [Some(platform.kernel), platform.ramdisk].into_iter().flatten().find(|m| !reached(m))
+    {
         return Err(Problem::ModuleMisplaced(other));
     }
     let others = [Some(platform.kernel), platform.ramdisk, Some(source(fdt))];

@@ -61,7 +61,8 @@ pub fn placement(
     image: Image,
     tree: u64,
 ) -> Result<Placement, Problem> {
-    let memory = without(&without(&platform.memory, own)?, Region { start: 1 << arch::OWN_BITS, end: u64::MAX })?;
+    let memory =
+        without(&without(&platform.memory, own)?, Region { start: 1 << arch::OWN_BITS, end: u64::MAX })?;
     let modules = [Some(platform.kernel), platform.ramdisk];
     for module in modules.iter().flatten() {
         if module.overlaps(&own) || module.overlaps(&source) {
@@ -88,7 +89,11 @@ pub fn placement(
         .ok_or(Problem::TooLittleMemory("the kernel"))?;
     taken.push(kernel);
     // To a zImage's kernel, memory begins where it is.
-    let known = if image.file_offset == 0 { memory } else { without(&memory, Region { start: 0, end: kernel.start })? };
+    let known = if image.file_offset == 0 {
+        memory
+    } else {
+        without(&memory, Region { start: 0, end: kernel.start })?
+    };
     let tree =
         place(&known, &taken, tree, image::ALIGN, 0).ok_or(Problem::TooLittleMemory("the device tree"))?;
     Ok(Placement { kernel, file: HostPhys(file), tree })

@@ -84,7 +84,7 @@ impl Image {
             let words = word(at)?;
             if word(at + 4)? == 0x5a53_4c4b && words >= 5 {
                 let (size, bss, text_offset) = (word(word(at + 8)?)?, word(at + 12)?, word(at + 16)?);
-                let sane = text_offset >= 0x8000 && text_offset < ZIMAGE_ALIGN / 2;
+                let sane = (0x8000..ZIMAGE_ALIGN / 2).contains(&text_offset);
                 return Some((text_offset, size + bss)).filter(|(_, n)| sane && *n <= ZIMAGE_MAX);
             }
             at += words.max(1) * 4;
@@ -120,7 +120,10 @@ mod tests {
         file[56..60].copy_from_slice(MAGIC);
         assert_eq!(Image::arm64(&file), Err(Problem::NotAnImage));
         file[18] = 0x10;
-        assert_eq!(Image::arm64(&file), Ok(Image { align: ALIGN, text_offset: 0, size: 0x10_0000, file_offset: 0 }));
+        assert_eq!(
+            Image::arm64(&file),
+            Ok(Image { align: ALIGN, text_offset: 0, size: 0x10_0000, file_offset: 0 })
+        );
         file[60] = 64;
         file[64..68].copy_from_slice(b"PE\0\0");
         file[64 + 6] = 1;
@@ -136,7 +139,8 @@ mod tests {
     #[test]
     fn a_zimage_says_where_it_unpacks_to() {
         let mut file = std::vec![0u8; 0x1000];
-        let put = |file: &mut [u8], at: usize, word: u32| file[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        let put =
+            |file: &mut [u8], at: usize, word: u32| file[at..at + 4].copy_from_slice(&word.to_le_bytes());
         assert_eq!(Image::zimage(&file), Err(Problem::NotAnImage));
         put(&mut file, 0x24, ZIMAGE_MAGIC as u32);
         assert_eq!(Image::zimage(&file), Err(Problem::NotAnImage));

@@ -226,7 +226,8 @@ fn the_kernel_stays_where_it_is_or_goes_where_there_is_room() {
     assert_eq!(grown.kernel, Region { start: 0x4160_0000, end: 0x4560_0000 });
     assert_eq!(place(Image { size: 1 << 30, ..image }), Err(Problem::TooLittleMemory("the kernel")));
     // A zImage may be anywhere in its 128 MiB, and goes behind where it unpacks itself to; its tree is not below it.
-    let image = Image { align: ZIMAGE_ALIGN, text_offset: 0x20_0000, size: 0x200_0000, file_offset: 0x180_0000 };
+    let image =
+        Image { align: ZIMAGE_ALIGN, text_offset: 0x20_0000, size: 0x200_0000, file_offset: 0x180_0000 };
     let kernel_there = Region { start: 0x4820_0000, end: 0x4a20_0000 };
     let stays = place(image).unwrap();
     assert_eq!((stays.kernel, stays.file), (kernel_there, platform.kernel.address()));

@@ -10,9 +10,9 @@ use arm::syndrome::{Syndrome, fault_page};
 use hypercall::registers::{Registers, Sys};
 use spin::Mutex;
 
-use super::world::{Extensions, load_system, load_vectors, save_system, save_vectors};
 use super::sve;
 pub use super::system_register::trapped;
+use super::world::{Extensions, load_system, load_vectors, save_system, save_vectors};
 use crate::per_cpu::MAX_CPUS;
 use crate::vm::{Vcpu, Vm};
 

@@ -99,8 +99,7 @@ impl Controls {
 
 /// Of each processor.
 pub static HOSTS: [Mutex<Host>; MAX_CPUS] = [const {
-    let controls =
-        Controls { hvbar: 0, hcr: 0, vtcr: 0, vttbr: 0, hcptr: 0, hdcr: 0, cnthctl: 0, vmpidr: 0 };
+    let controls = Controls { hvbar: 0, hcr: 0, vtcr: 0, vttbr: 0, hcptr: 0, hdcr: 0, cnthctl: 0, vmpidr: 0 };
     Mutex::new(Host { registers: Registers::RESET, controls })
 }; MAX_CPUS];
 

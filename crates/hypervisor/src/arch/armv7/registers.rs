@@ -2,55 +2,153 @@
 
 /// A register of 32 bits: opc1, the core register, CRn, CRm, opc2.
 macro_rules! cp15 {
-    (MIDR) => { "0, {v}, c0, c0, 0" };
-    (CTR) => { "0, {v}, c0, c0, 1" };
-    (MPIDR) => { "0, {v}, c0, c0, 5" };
-    (SCTLR) => { "0, {v}, c1, c0, 0" };
-    (ACTLR) => { "0, {v}, c1, c0, 1" };
-    (CPACR) => { "0, {v}, c1, c0, 2" };
-    (TTBCR) => { "0, {v}, c2, c0, 2" };
-    (DACR) => { "0, {v}, c3, c0, 0" };
-    (DFSR) => { "0, {v}, c5, c0, 0" };
-    (IFSR) => { "0, {v}, c5, c0, 1" };
-    (ADFSR) => { "0, {v}, c5, c1, 0" };
-    (AIFSR) => { "0, {v}, c5, c1, 1" };
-    (DFAR) => { "0, {v}, c6, c0, 0" };
-    (IFAR) => { "0, {v}, c6, c0, 2" };
-    (DCCIMVAC) => { "0, {v}, c7, c14, 1" };
-    (DCCISW) => { "0, {v}, c7, c14, 2" };
-    (PMCR) => { "0, {v}, c9, c12, 0" };
-    (MAIR0) => { "0, {v}, c10, c2, 0" };
-    (MAIR1) => { "0, {v}, c10, c2, 1" };
-    (AMAIR0) => { "0, {v}, c10, c3, 0" };
-    (AMAIR1) => { "0, {v}, c10, c3, 1" };
-    (VBAR) => { "0, {v}, c12, c0, 0" };
-    (CONTEXTIDR) => { "0, {v}, c13, c0, 1" };
-    (TPIDRURW) => { "0, {v}, c13, c0, 2" };
-    (TPIDRURO) => { "0, {v}, c13, c0, 3" };
-    (TPIDRPRW) => { "0, {v}, c13, c0, 4" };
-    (CNTFRQ) => { "0, {v}, c14, c0, 0" };
-    (CNTKCTL) => { "0, {v}, c14, c1, 0" };
-    (CNTV_CTL) => { "0, {v}, c14, c3, 1" };
-    (CSSELR) => { "2, {v}, c0, c0, 0" };
-    (VPIDR) => { "4, {v}, c0, c0, 0" };
-    (VMPIDR) => { "4, {v}, c0, c0, 5" };
-    (HCR) => { "4, {v}, c1, c1, 0" };
-    (HDCR) => { "4, {v}, c1, c1, 1" };
-    (HCPTR) => { "4, {v}, c1, c1, 2" };
-    (HSTR) => { "4, {v}, c1, c1, 3" };
-    (VTCR) => { "4, {v}, c2, c1, 2" };
-    (HSR) => { "4, {v}, c5, c2, 0" };
-    (HDFAR) => { "4, {v}, c6, c0, 0" };
-    (HIFAR) => { "4, {v}, c6, c0, 2" };
-    (HPFAR) => { "4, {v}, c6, c0, 4" };
-    (ICIALLU) => { "0, {v}, c7, c5, 0" };
-    (TLBIALLIS) => { "0, {v}, c8, c3, 0" };
-    (TLBIALL) => { "0, {v}, c8, c7, 0" };
-    (TLBIALLNSNH) => { "4, {v}, c8, c7, 4" };
-    (HVBAR) => { "4, {v}, c12, c0, 0" };
-    (HTPIDR) => { "4, {v}, c13, c0, 2" };
-    (CNTHCTL) => { "4, {v}, c14, c1, 0" };
-    (CNTHP_CTL) => { "4, {v}, c14, c2, 1" };
+    (MIDR) => {
+        "0, {v}, c0, c0, 0"
+    };
+    (CTR) => {
+        "0, {v}, c0, c0, 1"
+    };
+    (MPIDR) => {
+        "0, {v}, c0, c0, 5"
+    };
+    (SCTLR) => {
+        "0, {v}, c1, c0, 0"
+    };
+    (ACTLR) => {
+        "0, {v}, c1, c0, 1"
+    };
+    (CPACR) => {
+        "0, {v}, c1, c0, 2"
+    };
+    (TTBCR) => {
+        "0, {v}, c2, c0, 2"
+    };
+    (DACR) => {
+        "0, {v}, c3, c0, 0"
+    };
+    (DFSR) => {
+        "0, {v}, c5, c0, 0"
+    };
+    (IFSR) => {
+        "0, {v}, c5, c0, 1"
+    };
+    (ADFSR) => {
+        "0, {v}, c5, c1, 0"
+    };
+    (AIFSR) => {
+        "0, {v}, c5, c1, 1"
+    };
+    (DFAR) => {
+        "0, {v}, c6, c0, 0"
+    };
+    (IFAR) => {
+        "0, {v}, c6, c0, 2"
+    };
+    (DCCIMVAC) => {
+        "0, {v}, c7, c14, 1"
+    };
+    (DCCISW) => {
+        "0, {v}, c7, c14, 2"
+    };
+    (PMCR) => {
+        "0, {v}, c9, c12, 0"
+    };
+    (MAIR0) => {
+        "0, {v}, c10, c2, 0"
+    };
+    (MAIR1) => {
+        "0, {v}, c10, c2, 1"
+    };
+    (AMAIR0) => {
+        "0, {v}, c10, c3, 0"
+    };
+    (AMAIR1) => {
+        "0, {v}, c10, c3, 1"
+    };
+    (VBAR) => {
+        "0, {v}, c12, c0, 0"
+    };
+    (CONTEXTIDR) => {
+        "0, {v}, c13, c0, 1"
+    };
+    (TPIDRURW) => {
+        "0, {v}, c13, c0, 2"
+    };
+    (TPIDRURO) => {
+        "0, {v}, c13, c0, 3"
+    };
+    (TPIDRPRW) => {
+        "0, {v}, c13, c0, 4"
+    };
+    (CNTFRQ) => {
+        "0, {v}, c14, c0, 0"
+    };
+    (CNTKCTL) => {
+        "0, {v}, c14, c1, 0"
+    };
+    (CNTV_CTL) => {
+        "0, {v}, c14, c3, 1"
+    };
+    (CSSELR) => {
+        "2, {v}, c0, c0, 0"
+    };
+    (VPIDR) => {
+        "4, {v}, c0, c0, 0"
+    };
+    (VMPIDR) => {
+        "4, {v}, c0, c0, 5"
+    };
+    (HCR) => {
+        "4, {v}, c1, c1, 0"
+    };
+    (HDCR) => {
+        "4, {v}, c1, c1, 1"
+    };
+    (HCPTR) => {
+        "4, {v}, c1, c1, 2"
+    };
+    (HSTR) => {
+        "4, {v}, c1, c1, 3"
+    };
+    (VTCR) => {
+        "4, {v}, c2, c1, 2"
+    };
+    (HSR) => {
+        "4, {v}, c5, c2, 0"
+    };
+    (HDFAR) => {
+        "4, {v}, c6, c0, 0"
+    };
+    (HIFAR) => {
+        "4, {v}, c6, c0, 2"
+    };
+    (HPFAR) => {
+        "4, {v}, c6, c0, 4"
+    };
+    (ICIALLU) => {
+        "0, {v}, c7, c5, 0"
+    };
+    (TLBIALLIS) => {
+        "0, {v}, c8, c3, 0"
+    };
+    (TLBIALL) => {
+        "0, {v}, c8, c7, 0"
+    };
+    (TLBIALLNSNH) => {
+        "4, {v}, c8, c7, 4"
+    };
+    (HVBAR) => {
+        "4, {v}, c12, c0, 0"
+    };
+    (HTPIDR) => {
+        "4, {v}, c13, c0, 2"
+    };
+    (CNTHCTL) => {
+        "4, {v}, c14, c1, 0"
+    };
+    (CNTHP_CTL) => {
+        "4, {v}, c14, c2, 1"
+    };
     // By its place: opc1, CRn, CRm, opc2.
     ($opc1:literal $crn:ident $crm:ident $opc2:literal) => {
         concat!($opc1, ", {v}, ", stringify!($crn), ", ", stringify!($crm), ", ", $opc2)
@@ -59,13 +157,27 @@ macro_rules! cp15 {
 
 /// A register of 64 bits: opc1, two core registers, CRm.
 macro_rules! cp15_64 {
-    (TTBR0) => { "0, {l}, {h}, c2" };
-    (TTBR1) => { "1, {l}, {h}, c2" };
-    (VTTBR) => { "6, {l}, {h}, c2" };
-    (PAR) => { "0, {l}, {h}, c7" };
-    (CNTPCT) => { "0, {l}, {h}, c14" };
-    (CNTV_CVAL) => { "3, {l}, {h}, c14" };
-    (CNTVOFF) => { "4, {l}, {h}, c14" };
+    (TTBR0) => {
+        "0, {l}, {h}, c2"
+    };
+    (TTBR1) => {
+        "1, {l}, {h}, c2"
+    };
+    (VTTBR) => {
+        "6, {l}, {h}, c2"
+    };
+    (PAR) => {
+        "0, {l}, {h}, c7"
+    };
+    (CNTPCT) => {
+        "0, {l}, {h}, c14"
+    };
+    (CNTV_CVAL) => {
+        "3, {l}, {h}, c14"
+    };
+    (CNTVOFF) => {
+        "4, {l}, {h}, c14"
+    };
 }
 
 /// Reads a register of 32 bits.
