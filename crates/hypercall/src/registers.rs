@@ -122,6 +122,7 @@ system! {
     APDBKEYHI_EL1 3 0 2 2 3,
     APGAKEYLO_EL1 3 0 2 3 0,
     APGAKEYHI_EL1 3 0 2 3 1,
+    FPEXC32_EL2 3 4 5 3 0,
 }
 
 impl core::ops::Index<Sys> for Registers {

@@ -6,5 +6,7 @@ use hypervisor as _;
 
 #[cfg(not(target_os = "none"))]
 fn main() {
-    println!("This program runs before an operating system: build it for aarch64-unknown-none-softfloat.");
+    println!(
+        "This program runs before an operating system: build it for aarch64-unknown-none-softfloat or armv7a-none-eabi."
+    );
 }

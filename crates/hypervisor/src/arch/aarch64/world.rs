@@ -65,7 +65,7 @@ macro_rules! aarch32 {
     ($do:ident $r:ident) => {
         each! { $do $r:
             SPSR_IRQ "spsr_irq", SPSR_ABT "spsr_abt", SPSR_UND "spsr_und", SPSR_FIQ "spsr_fiq", DACR32_EL2 "dacr32_el2",
-            IFSR32_EL2 "ifsr32_el2",
+            IFSR32_EL2 "ifsr32_el2", FPEXC32_EL2 "fpexc32_el2",
         }
     };
 }

@@ -52,6 +52,9 @@ const HCPTR: u32 = 0x33ff | 1 << 20;
 /// HDCR: debug and performance monitors are trapped (TPMCR, TPM, TDA, TDOSA, TDRA).
 const HDCR: u32 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11;
 
+/// HSTR: ThumbEE is trapped (TTEE).
+const HSTR: u32 = 1 << 16;
+
 /// What the control domain had on a processor while a guest is there.
 pub struct Host {
     registers: Registers,
@@ -67,6 +70,7 @@ struct Controls {
     vttbr: u64,
     hcptr: u32,
     hdcr: u32,
+    hstr: u32,
     cnthctl: u32,
     vmpidr: u32,
 }
@@ -80,6 +84,7 @@ impl Controls {
             vttbr: read_register64!(VTTBR),
             hcptr: read_register!(HCPTR),
             hdcr: read_register!(HDCR),
+            hstr: read_register!(HSTR),
             cnthctl: read_register!(CNTHCTL),
             vmpidr: read_register!(VMPIDR),
         }
@@ -91,6 +96,7 @@ impl Controls {
         set_register64!(VTTBR, self.vttbr);
         set_register!(HCPTR, self.hcptr);
         set_register!(HDCR, self.hdcr);
+        set_register!(HSTR, self.hstr);
         set_register!(CNTHCTL, self.cnthctl);
         set_register!(VMPIDR, self.vmpidr);
         super::isb();
@@ -99,7 +105,8 @@ impl Controls {
 
 /// Of each processor.
 pub static HOSTS: [Mutex<Host>; MAX_CPUS] = [const {
-    let controls = Controls { hvbar: 0, hcr: 0, vtcr: 0, vttbr: 0, hcptr: 0, hdcr: 0, cnthctl: 0, vmpidr: 0 };
+    let controls =
+        Controls { hvbar: 0, hcr: 0, vtcr: 0, vttbr: 0, hcptr: 0, hdcr: 0, hstr: 0, cnthctl: 0, vmpidr: 0 };
     Mutex::new(Host { registers: Registers::RESET, controls })
 }; MAX_CPUS];
 
@@ -115,6 +122,7 @@ impl Host {
             vtcr: super::setup::guest_vtcr(),
             vttbr: u64::from(vm.vmid) << 48 | root.0,
             hcptr: HCPTR,
+            hstr: HSTR,
             hdcr: HDCR | self.controls.hdcr & 0x1f,
             // PL1PCTEN: the physical counter can be read; its timer is trapped.
             cnthctl: 1,

@@ -18,7 +18,8 @@ const fn without(value: u32, fields: &[u32]) -> u32 {
 /// The register opc1 0, CRn 0 with this CRm and opc2. `None`: it isn't one.
 pub fn read(crm: u32, op2: u32, _vm: &Vm) -> Option<u64> {
     let value = match (crm, op2) {
-        (1, 0) => read_register!("0" c0 c1 "0"),
+        // ID_PFR0: ThumbEE.
+        (1, 0) => without(read_register!("0" c0 c1 "0"), &[12]),
         // ID_PFR1: virtualization, the GIC's system registers.
         (1, 1) => without(read_register!("0" c0 c1 "1"), &[12, 28]),
         // ID_DFR0: performance monitors, trace.

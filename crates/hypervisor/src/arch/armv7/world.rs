@@ -34,11 +34,11 @@ macro_rules! save_banked {
 macro_rules! load_banked {
     ($r:ident: $($part:ident[$n:expr] $name:literal,)*) => { $(set_banked!($name, $r.$part[$n] as u32);)* };
 }
-/// Those of 32 bits.
+/// Those of 32 bits. ACTLR is not among them: it is the processor's own, and guests' accesses to it are trapped.
 macro_rules! words {
     ($do:ident $r:ident) => {
         $do! { $r:
-            SCTLR_EL1 SCTLR, ACTLR_EL1 ACTLR, CPACR_EL1 CPACR, TCR_EL1 TTBCR, DACR32_EL2 DACR, IFSR32_EL2 IFSR, AFSR0_EL1 ADFSR,
+            SCTLR_EL1 SCTLR, CPACR_EL1 CPACR, TCR_EL1 TTBCR, DACR32_EL2 DACR, IFSR32_EL2 IFSR, AFSR0_EL1 ADFSR,
             AFSR1_EL1 AIFSR, ESR_EL1 DFSR, VBAR_EL1 VBAR, CONTEXTIDR_EL1 CONTEXTIDR, TPIDR_EL1 TPIDRPRW, TPIDR_EL0 TPIDRURW,
             TPIDRRO_EL0 TPIDRURO, CSSELR_EL1 CSSELR, CNTKCTL_EL1 CNTKCTL,
         }
@@ -105,7 +105,7 @@ macro_rules! set_vfp {
 
 /// Saves D0 to D31, FPSCR and FPEXC.
 pub fn save_vectors(r: &mut Registers) {
-    r.fp_control[1] = read_vfp!("fpexc").into();
+    r[Sys::FPEXC32_EL2] = read_vfp!("fpexc").into();
     set_vfp!("fpexc", FPEXC_EN);
     super::isb();
     r.fp_control[0] = read_vfp!("fpscr").into();
@@ -121,5 +121,5 @@ pub fn load_vectors(r: &Registers) {
     unsafe { fetch_vectors(r.v.as_ptr()) };
     set_vfp!("fpscr", r.fp_control[0] as u32);
     // EX would have the next floating-point instruction trap for what another processor left.
-    set_vfp!("fpexc", r.fp_control[1] as u32 & FPEXC_EN);
+    set_vfp!("fpexc", r[Sys::FPEXC32_EL2] as u32 & FPEXC_EN);
 }
