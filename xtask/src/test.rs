@@ -59,8 +59,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let folder = guests::ensure_all().context("the end-to-end tests have no guests to boot")?;
         nextest.args(["--profile", "ci"]).env("AUBERGE_GUESTS", std::path::absolute(folder)?);
         eprintln!("==> Emulated boards");
-        native::make_ready(native::Platform::Arm64, &[native::Platform::Arm64, native::Platform::Armhf])
-            .context("the tests of the native hypervisor have nothing to boot")?;
+        for platform in [native::Platform::Arm64, native::Platform::Armhf] {
+            native::make_ready(platform).with_context(|| {
+                format!("the {platform:?} board of the native hypervisor's tests has nothing to boot")
+            })?;
+        }
         // The end-to-end tests run the daemon and the tool, whichever package they are in.
         let mut build = host::cargo();
         build.args(["build", "--workspace", "--bins", "--locked", "--profile", PROFILE]);

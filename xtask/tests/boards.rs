@@ -4,12 +4,8 @@
 
 use std::process::Command;
 
-/// Runs a script on an arm64 board; gives what it wrote. What the hypervisor says on the UART meanwhile is among it.
-fn demo(arguments: &[&str], script: &str) -> String {
-    demo_on("arm64", arguments, script)
-}
-
-fn demo_on(platform: &str, arguments: &[&str], script: &str) -> String {
+/// Runs a script on a board; gives what it wrote. What the hypervisor says on the UART meanwhile is among it.
+fn demo(platform: &str, arguments: &[&str], script: &str) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
     command.args(["demo", "--native", platform]).args(arguments).args(["--", script]);
     let output = command.output().expect("xtask starts");
@@ -48,13 +44,13 @@ cmp disk1 disk2 && [ "$(sum disk1)" != "$before" ] && echo both well
 
 #[test]
 fn two_guests_at_once_on_a_gicv2() {
-    let said = demo(&["--gic", "2", "--control-domain"], TWO_GUESTS);
+    let said = demo("arm64", &["--gic", "2", "--control-domain"], TWO_GUESTS);
     assert!(said.contains("both well"), "{said}");
 }
 
 #[test]
 fn two_guests_at_once_on_a_gicv3() {
-    let said = demo(&["--gic", "3", "--control-domain"], TWO_GUESTS);
+    let said = demo("arm64", &["--gic", "3", "--control-domain"], TWO_GUESTS);
     assert!(said.contains("both well"), "{said}");
 }
 
@@ -67,14 +63,14 @@ for g in 1 2; do vmctl run -b /guest/vmlinuz --initrd /guest/initrd.img -m 256M 
 	--cmdline "console=ttyAMA0 quiet auberge.run=$w auberge.token=t" g$g >$g 2>&1 </dev/null & done
 wait
 cat 1 2"#;
-    let said = demo_on("armhf", &["--control-domain"], SCRIPT);
+    let said = demo("armhf", &["--control-domain"], SCRIPT);
     let count = |line: &str| said.lines().filter(|l| l.trim_end() == line).count();
     assert_eq!((count("2"), count("counted 20000")), (2, 2), "{said}");
 }
 
 #[test]
 fn a_32_bit_guest_on_armv8() {
-    let said = demo(&["--guest", "armhf", "--cpus", "2"], "uname -m; nproc; sleep 1; echo slept");
+    let said = demo("arm64", &["--guest", "armhf", "--cpus", "2"], "uname -m; nproc; sleep 1; echo slept");
     assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["armv7l", "2", "slept"]);
 }
 
@@ -101,7 +97,7 @@ for p in /proc/[0-9]*; do grep -q -a 'vm-process' $p/cmdline 2>/dev/null && kill
 wait
 run $(echo 'echo and again' | base64) </dev/null 2>&1
 "#;
-    let said = demo(&["--control-domain"], SCRIPT);
+    let said = demo("arm64", &["--control-domain"], SCRIPT);
     for line in ["first is up", "and again"] {
         assert!(said.contains(line), "no \"{line}\" in:\n{said}");
     }

@@ -203,7 +203,7 @@ impl Vm {
         life.dying = true;
         self.dying.store(true, Release);
         if life.users > 0 {
-            self.gic.lock();
+            let _gic = self.gic.lock();
             self.kick(!0);
             return Err(Status::Busy);
         }

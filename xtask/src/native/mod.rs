@@ -71,13 +71,11 @@ pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
 }
 
 /// Makes what the tests of `platform` boot, and QEMU, so that they need not.
-pub fn make_ready(platform: Platform, guests: &[Platform]) -> Result<()> {
+pub fn make_ready(platform: Platform) -> Result<()> {
     let board = Board::new(platform, None)?;
     programs::build(platform)?;
     let hypervisor = hypervisor::build(platform)?;
-    for guest in guests {
-        guests::ensure(guest.arch())?;
-    }
+    guests::ensure(platform.arch())?;
     board.command(&hypervisor, &hypervisor, &hypervisor, "").map(drop)
 }
 
