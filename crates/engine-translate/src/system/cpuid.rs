@@ -21,6 +21,7 @@ pub struct Leaf {
 
 const MAX_BASIC: u32 = 0x16;
 const MAX_EXTENDED: u32 = 0x8000_0008;
+const MAX_EXTENDED_AMD: u32 = 0x8000_0021;
 const HYPERVISOR: u32 = 0x4000_0000;
 const MAX_HYPERVISOR: u32 = 0x4000_0010;
 
@@ -145,7 +146,7 @@ pub fn answer(asker: &Asker, leaf: u32, subleaf: u32) -> Leaf {
         0x4000_0001 => Leaf { eax: KVM_FEATURES, ..Leaf::default() },
         MAX_HYPERVISOR => Leaf { eax: asker.tsc_khz as u32, ebx: TIMER_KHZ as u32, ..Leaf::default() },
         0x8000_0000 => {
-            let max = if host_is_amd() { 0x8000_001e } else { MAX_EXTENDED };
+            let max = if host_is_amd() { MAX_EXTENDED_AMD } else { MAX_EXTENDED };
             Leaf { eax: max, ..host(0x8000_0000, 0) }
         }
         0x8000_0001 => extended_features(asker),
@@ -158,6 +159,10 @@ pub fn answer(asker: &Asker, leaf: u32, subleaf: u32) -> Leaf {
         0x8000_001e if host_is_amd() => {
             Leaf { eax: asker.apic_id, ebx: asker.apic_id & 0xff, ..Leaf::default() }
         }
+        // SRSO_NO, TSA_SQ_NO, TSA_L1_NO: what kernels do against the one (returns by thunks) and the other (VERW on every way to a program) acts
+        // on the processor that executes it. Here a guest's returns are translated, and all of a guest runs as one program of the host's, whose
+        // kernel sees to what leaves that. They would cost a program's every system call and protect nothing.
+        0x8000_0021 if host_is_amd() => Leaf { eax: 1 << 29, ecx: 1 << 1 | 1 << 2, ..Leaf::default() },
         _ => Leaf::default(),
     }
 }
@@ -324,7 +329,7 @@ mod tests {
     #[test]
     fn answer_beyond_the_last_leaf_is_zero() {
         let a = asker(1, 0);
-        for leaf in [0x17, 0x1f, 0x4000_0100, 0x8000_0021, 0xffff_ffff] {
+        for leaf in [0x17, 0x1f, 0x4000_0100, 0x8000_0022, 0xffff_ffff] {
             assert_eq!(answer(&a, leaf, 0), Leaf::default());
         }
     }

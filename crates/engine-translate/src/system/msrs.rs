@@ -141,7 +141,7 @@ impl Cpu {
             msr::FEATURE_CONTROL => 1,
             msr::PERF_STATUS | msr::PERF_CTL | msr::BIOS_UPDT_TRIG => 0,
             msr::LASTBRANCH_FROM..=msr::LASTINT_TO => 0,
-            msr::AMD_SYSCFG | msr::AMD_INT_PENDING if amd => 0,
+            msr::AMD_SYSCFG | msr::AMD_NB_CFG | msr::AMD_INT_PENDING if amd => 0,
             // TscFreqSel, which kernels expect.
             msr::AMD_HWCR if amd => 1 << 24,
             // LFENCE serialises.
@@ -238,7 +238,9 @@ impl Cpu {
                 self.sys.wall_clock = value;
                 self.write_wall_clock(value);
             }
-            msr::AMD_SYSCFG | msr::AMD_HWCR | msr::AMD_DE_CFG if super::cpuid::host_is_amd() => {}
+            // Of the north bridge, kernels set a bit that lets them reach configuration space by port CF8h: the board has it all the same.
+            msr::AMD_SYSCFG | msr::AMD_HWCR | msr::AMD_NB_CFG | msr::AMD_DE_CFG
+                if super::cpuid::host_is_amd() => {}
             _ => {
                 return match self.sys.mtrrs.slot(index) {
                     Some(slot) if Mtrrs::valid(index, value) => {
