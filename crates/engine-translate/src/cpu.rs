@@ -47,6 +47,8 @@ impl Mode {
     /// 16/32-bit code: CS, DS, ES and SS all have base 0, limit 4 GiB, and are present, readable and (but for CS) writable: no
     /// segment checks are needed through those four. Always set in 64-bit code.
     pub const FLAT: u8 = 16;
+    /// 64-bit code at CPL 3 whose address space has a [window](crate::tlb::windows), which is installed.
+    pub const WINDOWS: u8 = 32;
 
     pub fn is64(self) -> bool {
         self.0 & Self::CODE64 != 0
@@ -139,6 +141,8 @@ pub struct Cpu {
     pub(crate) code_epoch: u64,
     /// The epoch that everything in its caches is from.
     pub(crate) caches_epoch: u64,
+    /// Which address spaces have windows, and whether that pays.
+    pub(crate) windows: crate::windows::Policy,
     /// Instructions executed.
     pub retired: u64,
 
@@ -262,5 +266,9 @@ impl Cpu {
         self.tlb_select = select;
         self.tlb_entries =
             if self.alignment_check { crate::tlb::Tlb::nothing() } else { self.tlb.set(select) };
+        self.mode.0 &= !Mode::WINDOWS;
+        if self.tlb.has_window() && select == crate::tlb::USER && self.ready_window() {
+            self.mode.0 |= Mode::WINDOWS;
+        }
     }
 }

@@ -33,5 +33,8 @@ pub(crate) mod testing;
 pub mod tlb;
 pub mod vector;
 pub mod vm;
+pub(crate) mod windows;
+#[cfg(test)]
+mod windows_tests;
 
 pub use vm::{Tiers, Translate};

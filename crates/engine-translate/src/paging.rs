@@ -6,9 +6,12 @@
 use crate::cpu::Cpu;
 use crate::fault::Guest;
 use crate::lockstep::Journal;
-use crate::tlb;
+use crate::tlb::windows::CHUNK;
+use crate::tlb::{self, windows};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
-use x86::paging::{Entries, Failure, Rules, Tables};
+use x86::paging::{
+    ACCESSED, ADDRESS, DIRTY, Entries, Failure, PAGE_SIZE, PRESENT, Rules, Tables, USER, WRITABLE,
+};
 use x86::{Cr0, Cr4, Efer, Exception};
 
 /// MAXPHYADDR: physical addresses have this many bits. CPUID says the same.
@@ -118,6 +121,7 @@ impl Cpu {
         match x86::paging::walk(&mut tables, &rules, root, linear, walked) {
             Ok(page) => {
                 let global = page.global && self.cr4.contains(Cr4::PGE);
+                self.tlb.note_size(linear, page.size);
                 Ok(Translation { physical: page.physical, writable: page.writable, global })
             }
             Err(Failure::Fault(code)) => self.exception(Exception::page_fault(code, linear)),
@@ -164,6 +168,49 @@ impl Cpu {
         x86::paging::walk(&mut tables, &rules, root, linear, access).ok().map(|p| p.physical)
     }
 
+    /// The address space in use: where its tables are, and its process-context identifier.
+    pub(crate) fn address_space(&self) -> (u64, u16) {
+        let pcid = if self.cr4.contains(Cr4::PCIDE) { (self.cr3 & 0xfff) as u16 } else { 0 };
+        (self.cr3 & ADDRESS, pcid)
+    }
+
+    /// What the pages numbered `range` of the 2 MiB that begin at `linear` are to user accesses of 64-bit code, as
+    /// [`tlb::windows::Windows::fill`] wants to know it. Sets no bits: those without their accessed bits are left out.
+    pub(crate) fn user_pages(&self, linear: u64, range: std::ops::Range<usize>, out: &mut [u64; CHUNK]) {
+        const REACHED: u64 = PRESENT | USER | ACCESSED;
+        let mut tables = InMemory(&self.shared.memory, None);
+        let (mut table, mut writable) = (self.cr3 & ADDRESS, true);
+        for level in (1..4).rev() {
+            let index = linear >> (12 + 9 * level) & 0x1ff;
+            let Some(entry) = tables.read64(table | index << 3) else { return };
+            if entry & REACHED != REACHED {
+                return;
+            }
+            writable &= entry & WRITABLE != 0;
+            if entry & PAGE_SIZE == 0 {
+                table = entry & ADDRESS;
+                continue;
+            }
+            // Not of 1 GiB: flushing one would have to look for all its parts.
+            if level == 1 {
+                let base = entry & ADDRESS & !((1 << 21) - 1);
+                let writes = if writable && entry & DIRTY != 0 { windows::WRITABLE } else { 0 };
+                let page = base | windows::MAPPED | windows::LARGE | writes;
+                range.for_each(|n| out[n] = page + ((n as u64) << 12));
+            }
+            return;
+        }
+        let Some(first) = tables.entry(table, CHUNK as u64 * 8) else { return };
+        for n in range {
+            // SAFETY: `entry` gave memory of a whole table, which `shared` keeps.
+            let entry = unsafe { &*first.cast::<AtomicU64>().add(n % CHUNK) }.load(Relaxed);
+            if entry & REACHED == REACHED {
+                let writes = writable && entry & (WRITABLE | DIRTY) == WRITABLE | DIRTY;
+                out[n] = entry & ADDRESS | windows::MAPPED | if writes { windows::WRITABLE } else { 0 };
+            }
+        }
+    }
+
     fn paging_rules(&self, select: u8) -> Rules {
         let tables = if !self.cr4.contains(Cr4::PAE) {
             Tables::Bits32 { pse: self.cr4.contains(Cr4::PSE) }
@@ -208,6 +255,10 @@ impl Cpu {
             self.tlb.switch((value & 0xfff) as u16, keep);
         } else {
             self.tlb.flush_local();
+        }
+        if self.tlb.windows().is_some() {
+            let (root, pcid) = self.address_space();
+            self.tlb.choose_window(root, pcid);
         }
         self.select_tlb(self.tlb_select);
         Ok(())

@@ -47,6 +47,7 @@ impl Cpu {
             reader,
             code_epoch: crate::cache::NOTHING_HELD,
             caches_epoch: crate::cache::NOTHING_HELD,
+            windows: Default::default(),
             retired: 0,
             id,
             shared,

@@ -6,9 +6,11 @@
 //! leave those whenever CR3 is loaded, which are few.
 
 mod table;
+pub mod windows;
 
-pub use table::{ADDEND, CODE, Entries, READ, WRITE};
+pub use table::{ADDEND, CODE, Entries, READ, UNITS, WRITE};
 use table::{Scope, Table};
+use windows::Windows;
 
 /// TLBs by privilege: [`crate::cpu::Cpu::tlb_select`].
 pub const USER: u8 = 0;
@@ -61,10 +63,18 @@ pub struct Tlb {
     /// Linear pages that code was found at while `flushes` stood, one bit for many pages. Most pages that are dropped
     /// one by one are data's, and must not cost the jump cache.
     code_pages: [Box<[u64; CODE_PAGES / 64]>; 2],
+    /// Stretches of 2 MiB, and of 1 GiB, that some page larger than 4 KiB was found in, one bit for many.
+    large: [Box<[u64; LARGE / 64]>; 2],
+    /// Where user programs' pages are mapped too; `None` before the first is.
+    windows: Option<Box<Windows>>,
 }
 
 /// Bits in [`Tlb::code_pages`].
 const CODE_PAGES: usize = 1 << 15;
+/// Bits in each of [`Tlb::large`].
+const LARGE: usize = 1 << 13;
+/// Bits of an address within the stretches of [`Tlb::large`].
+const STRETCHES: [u32; 2] = [21, 30];
 /// Bits in [`Tlb::written`].
 const WRITTEN: usize = 1 << 16;
 
@@ -88,6 +98,8 @@ impl Default for Tlb {
             local_code: false,
             written: Box::new([0; WRITTEN / 64]),
             code_pages: [Box::new([0; CODE_PAGES / 64]), Box::new([0; CODE_PAGES / 64])],
+            large: [Box::new([0; LARGE / 64]), Box::new([0; LARGE / 64])],
+            windows: None,
         }
     }
 }
@@ -171,6 +183,8 @@ impl Tlb {
         self.table(select).as_mut()
     }
     /// Makes stores to the page of `linear` take the slow path.
+    ///
+    /// A page that is in a window was looked at in the same way when it got there.
     pub fn forbid_write(&mut self, select: u8, linear: u64) {
         if let Some(t) = self.table(select) {
             t.forbid_write(linear);
@@ -185,16 +199,19 @@ impl Tlb {
     }
     /// Drops everything, of all address spaces.
     pub fn flush(&mut self) {
+        self.suspect(Windows::suspect_all);
         for c in &mut self.contexts {
             (c.pcid, c.epoch) = (0, 0);
         }
         self.tables().for_each(Table::clear);
         self.written.fill(0);
+        self.large.iter_mut().for_each(|bits| bits.fill(0));
         self.epoch = self.new_epoch();
         self.forget_jumps_of(false);
     }
     /// CR3 was loaded where there are no process-context identifiers: drops all but global pages.
     pub fn flush_local(&mut self) {
+        self.suspect(Windows::suspect_all);
         for c in &mut self.contexts {
             (c.pcid, c.epoch) = (0, 0);
         }
@@ -210,7 +227,12 @@ impl Tlb {
         }
     }
     /// CR3 chooses another address space, whose entries are kept or dropped. [`Self::set`] gives other entries after this.
+    /// And after either, [`Self::choose_window`].
     pub fn switch(&mut self, pcid: u16, keep: bool) {
+        self.suspect(|w| match keep {
+            true => {}
+            false => w.suspect_pcid(pcid),
+        });
         self.leave_local_code();
         // What supervisor accesses left of the address space that is left: pages of the program's own, mostly.
         self.supervisor.iter_mut().flatten().for_each(Table::clear_local);
@@ -232,6 +254,7 @@ impl Tlb {
     }
     /// Drops the entries of one address space that is not the current one.
     pub fn forget(&mut self, pcid: u16) {
+        self.suspect(|w| w.suspect_pcid(pcid));
         for c in self.contexts.iter_mut().filter(|c| c.pcid == pcid) {
             (c.pcid, c.epoch) = (0, 0);
         }
@@ -267,8 +290,34 @@ impl Tlb {
         self.code_pages[!user as usize][word] |= bit;
         self.local_code |= !user && !global;
     }
-    /// Drops one page in every address space.
+    /// A page of `size` bytes was found at a linear address: what is known of any part of it is to go when one part is flushed.
+    #[inline]
+    pub fn note_size(&mut self, linear: u64, size: u64) {
+        if size > 1 << 12 {
+            let n = (size > 1 << 22) as usize;
+            let (word, bit) = bit(linear >> STRETCHES[n], LARGE);
+            self.large[n][word] |= bit;
+        }
+    }
+    fn has_large(&self, linear: u64, n: usize) -> bool {
+        let (word, bit) = bit(linear >> STRETCHES[n], LARGE);
+        self.large[n][word] & bit != 0
+    }
+    /// Drops one page in every address space, all of it (SDM 3A 4.10.4.1: INVLPG). Where pages have 4 MiB, which begin at multiples of that,
+    /// both halves.
     pub fn flush_page(&mut self, linear: u64) {
+        if self.has_large(linear, 1) {
+            return self.flush();
+        }
+        let other = linear ^ 1 << STRETCHES[0];
+        for linear in [linear, other] {
+            if self.has_large(linear, 0) {
+                self.forget_jumps();
+                let first = linear & !((1 << STRETCHES[0]) - 1);
+                let pages = (0..1u64 << (STRETCHES[0] - 12)).map(|n| first + (n << 12));
+                pages.for_each(|page| self.tables().for_each(|t| t.drop_page(page)));
+            }
+        }
         let (word, bit) = bit(linear >> 12, CODE_PAGES);
         for user in [true, false] {
             if self.code_pages[!user as usize][word] & bit != 0 {
@@ -276,14 +325,81 @@ impl Tlb {
             }
         }
         self.tables().for_each(|t| t.drop_page(linear));
+        if let Some(w) = &mut self.windows {
+            w.drop_page(linear);
+        }
+    }
+
+    /// The windows that there are.
+    pub fn windows(&mut self) -> Option<&mut Windows> {
+        self.windows.as_deref_mut()
+    }
+    /// The windows, for who needs the rest of the vCPU beside; [`Self::put_windows`] puts them back.
+    pub fn take_windows(&mut self) -> Option<Box<Windows>> {
+        self.windows.take()
+    }
+    pub fn put_windows(&mut self, windows: Box<Windows>) {
+        self.windows = Some(windows);
+    }
+    /// From now on there are some.
+    pub fn have_windows(&mut self, windows: impl FnOnce() -> Windows) -> &mut Windows {
+        self.windows.get_or_insert_with(|| Box::new(windows()))
+    }
+    /// Whether the address space in use has a window.
+    #[inline]
+    pub fn has_window(&self) -> bool {
+        self.windows.as_ref().is_some_and(|w| w.has_current())
+    }
+    /// The windows, and the table that leads to the current one.
+    pub fn window_and_table(&mut self) -> Option<(&mut Windows, &mut Table)> {
+        let table = self.contexts[self.current].table.as_mut()?;
+        Some((self.windows.as_deref_mut()?, table))
+    }
+    /// Nothing leads to the current window any more, until it is installed again.
+    pub fn uninstall_window(&mut self) {
+        if let Some(w) = &mut self.windows {
+            w.uninstall(self.contexts[self.current].table.as_mut());
+        }
+    }
+    fn suspect(&mut self, whom: impl FnOnce(&mut Windows)) {
+        self.uninstall_window();
+        if let Some(w) = &mut self.windows {
+            whom(w);
+        }
+    }
+    /// After CR3 was loaded: the window of the address space whose tables are at `root`, if it has one.
+    pub fn choose_window(&mut self, root: u64, pcid: u16) {
+        self.uninstall_window();
+        if let Some(w) = &mut self.windows {
+            w.choose(root, pcid);
+        }
+    }
+    /// The address space in use has no window any more.
+    pub fn close_window(&mut self) {
+        self.uninstall_window();
+        if let Some(w) = &mut self.windows {
+            w.close();
+        }
+    }
+    /// No address space has a window any more.
+    pub fn close_windows(&mut self) {
+        self.uninstall_window();
+        if let Some(w) = &mut self.windows {
+            w.close_all();
+        }
     }
     /// Makes stores to every page take the slow path once.
     pub fn forbid_all_writes(&mut self) {
+        self.close_windows();
         self.tables().for_each(Table::forbid_all_writes);
     }
     /// Makes stores to the page of RAM at a host address take the slow path.
     pub fn forbid_writes(&mut self, host: *const u8) {
         let host = host as u64 & !0xfff;
+        // Its pages outlive the entries that had them noted.
+        if let Some(w) = &mut self.windows {
+            w.forbid_writes(host);
+        }
         let (word, mask) = bit(host >> 12, WRITTEN);
         if self.written[word] & mask == 0 {
             return;

@@ -20,6 +20,8 @@ pub enum Tiers {
     /// Hot blocks are translated.
     #[default]
     All,
+    /// The same, but every access looks its page up.
+    NoWindows,
     /// The interpreter does everything: slow, and with the least to go wrong.
     Interpreter,
     /// Hot or not, everything is translated, and interpreted once more; the first difference ends the VM. For one vCPU.
@@ -53,6 +55,7 @@ impl Engine for Translate {
     fn name(&self) -> &'static str {
         match self.tiers {
             Tiers::All => NAME,
+            Tiers::NoWindows => "translate:t1",
             Tiers::Interpreter => "translate:t0",
             Tiers::Lockstep => "translate:lockstep",
         }
@@ -109,7 +112,8 @@ impl Vm for TranslateVm {
         }
         let mut cpu = Box::new(Cpu::new(id, self.shared.clone(), remote));
         match self.tiers {
-            Tiers::All => {}
+            Tiers::All => cpu.allow_windows(),
+            Tiers::NoWindows => {}
             Tiers::Interpreter => cpu.t1.threshold = u32::MAX,
             Tiers::Lockstep => Lockstep::lead(&mut cpu)?,
         }

@@ -184,8 +184,9 @@ pub struct Machine {
     /// Send what the guest writes to ports 0xe9 and 0x402 to a file, or for run to standard error
     #[arg(long, value_name = "file", num_args = 0..=1, require_equals = true)]
     pub debugcon: Option<Option<PathBuf>>,
-    /// Run the guest's processors with this engine: translate; translate:t0, which interprets only; or
-    /// translate:lockstep, which does everything both ways and stops at the first difference
+    /// Run the guest's processors with this engine: translate; translate:t1, which looks up every memory access;
+    /// translate:t0, which interprets only; or translate:lockstep, which does everything both ways and stops at the
+    /// first difference
     ///
     /// Behind a comma, cache=SIZE bounds the memory for translated code: 256M where not given
     #[arg(long, value_name = "name[,cache=size]")]

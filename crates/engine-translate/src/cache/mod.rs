@@ -1,7 +1,7 @@
 //! The code cache: decoded blocks and their translations, shared by all vCPUs of a VM.
 //!
 //! - [`epoch`]: when what was evicted may be freed
-//! - [`segment`]: what is evicted together; [`arena`]: the memory of native code
+//! - [`segment`]: what is evicted together; [`arena`]: the memory of native code; [`faults`]: where that may fault
 //! - [`vcpu`]: a vCPU's side: where it holds nothing, and how room is made
 //!
 //! A block is found by physical address and mode: [`CodeCache::find`], under the lock of one of many maps. Making one
@@ -28,6 +28,7 @@
 
 mod arena;
 pub mod epoch;
+pub mod faults;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use crate::block::{Block, Decoded, Key};
 use crate::t1::{Entries, Made, Room, SharedCode, Translation, UNLINKED};
 use arena::Arena;
 use epoch::{Epochs, Reader};
+use faults::Faults;
 use iced_x86::Instruction;
 use segment::{Link, Segment, State};
 use std::collections::HashMap;
@@ -91,6 +93,8 @@ pub struct CodeCache {
     /// The current segment is full.
     full: AtomicBool,
     readers: Mutex<Vec<Arc<Reader>>>,
+    /// Where translated code may fault.
+    pub(crate) faults: Faults,
     /// Bytes that a segment may have.
     budget: usize,
 }
@@ -132,6 +136,7 @@ impl CodeCache {
             number: AtomicU64::new(1),
             full: AtomicBool::new(false),
             readers: Mutex::default(),
+            faults: Faults::new(budget),
             budget,
         }
     }
@@ -196,7 +201,7 @@ impl CodeCache {
             return Some(Ok(*stub));
         }
         let built = make()?;
-        if let Err(e) = w.have_arena(self.budget) {
+        if let Err(e) = w.have_arena(self.budget, &self.faults) {
             return Some(Err(No::Refused(e.to_string())));
         }
         let Writer { arena: Some(arena), segments, current, .. } = &mut *w else { return None };
@@ -229,13 +234,14 @@ impl CodeCache {
         if self.full.load(Relaxed) {
             return Err(No::Full);
         }
-        w.have_arena(self.budget).map_err(|e| No::Refused(e.to_string()))?;
+        w.have_arena(self.budget, &self.faults).map_err(|e| No::Refused(e.to_string()))?;
         if block.segment != w.last {
             return Err(No::Busy);
         }
         let shared = w.shared;
         let Writer { arena: Some(arena), segments, current, .. } = &mut *w else { return Err(No::Unable) };
-        let segment = &mut segments[*current];
+        let index = *current;
+        let segment = &mut segments[index];
         let often = arena.address(segment.next_code());
         let room = Room { often, seldom_end: arena.address(segment.next_seldom()) };
         let made = make(room, shared).ok_or(No::Unable)?;
@@ -246,6 +252,11 @@ impl CodeCache {
             self.full.store(true, Release);
             return Err(No::Full);
         }
+        if self.faults.add(index, &made.faults).is_err() {
+            self.full.store(true, Release);
+            return Err(No::Full);
+        }
+        segment.faults = self.faults.size(index);
         self.note_room(segment);
         block.translation.publish(code, made.bound);
         Ok(code)
@@ -378,11 +389,12 @@ impl CodeCache {
         // The others' vCPUs are gone.
         readers.retain(|r| Arc::strong_count(r) > 1);
         let Writer { arena, segments, .. } = w;
-        for segment in segments {
+        for (n, segment) in segments.iter_mut().enumerate() {
             if let State::Leaving(epoch) = segment.state
                 && readers.iter().all(|r| r.passed(epoch))
             {
                 segment.clear(arena.as_mut());
+                self.faults.clear(n);
             }
         }
     }
@@ -412,12 +424,16 @@ impl Writer {
         &mut self.segments[self.current]
     }
 
-    fn have_arena(&mut self, budget: usize) -> io::Result<()> {
+    fn have_arena(&mut self, budget: usize, faults: &Faults) -> io::Result<()> {
         if self.arena.is_none() {
             let mut arena = Arena::new("auberge-translated", HEAD + SEGMENTS * budget)?;
             let (code, shared) = SharedCode::make(arena.address(0));
             arena.put(0, &code);
             assert!(code.len() <= HEAD);
+            for n in 0..SEGMENTS {
+                let start = arena.address(HEAD + n * budget);
+                faults.place(n, arena.address(0), start..start + budget as u64);
+            }
             (self.arena, self.shared) = (Some(arena), shared);
         }
         Ok(())

@@ -69,6 +69,8 @@ pub struct Segment {
     pub blocks: Vec<*const Block>,
     pub links: Vec<Link>,
     pub stubs: HashMap<Instruction, Stub>,
+    /// Bytes of what is known of its code's faults.
+    pub faults: usize,
 }
 
 // SAFETY: the pointers are to the segment's own memory.
@@ -87,6 +89,7 @@ impl Segment {
             blocks: Vec::new(),
             links: Vec::new(),
             stubs: HashMap::new(),
+            faults: 0,
         }
     }
 
@@ -98,6 +101,7 @@ impl Segment {
             + self.blocks.len() * PER_BLOCK
             + self.links.capacity() * size_of::<Link>()
             + self.stubs.len() * PER_STUB
+            + self.faults
     }
     /// Bytes of code that still fit.
     pub fn room(&self) -> usize {

@@ -25,6 +25,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub(crate) fn handle_events(&mut self) -> Option<Exit> {
+        self.sample_windows();
         loop {
             if let Some(exit) = self.take_messages() {
                 return Some(exit);

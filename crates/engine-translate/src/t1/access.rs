@@ -4,12 +4,13 @@
 //! they are live; RAX and R14 are clobbered.
 
 use super::asm::{ABOVE, EQUAL, Label, Mem, NOT_EQUAL, R8, R9, R14, RAX};
-use super::compile::{Compiler, Tail};
+use super::compile::Compiler;
 use super::groups::{Access, Role};
 use super::registers::{self, Place, STACK, slot};
 use super::runtime::field;
 use super::segments;
 use super::special::FRAME;
+use super::tails::Tail;
 use crate::cpu::{Cpu, FS, GS, Mode, SS};
 use crate::op::Op;
 use crate::tlb::{ADDEND, READ, WRITE};

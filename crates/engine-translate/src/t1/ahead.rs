@@ -11,9 +11,10 @@
 //! So flags are found unsaved only in a fault at one of the target's instructions before they are set (or in a store of its
 //! own that changes what follows it), as within a block. Nothing of the code that is there reads them.
 
-use super::compile::{Compiler, Tail};
+use super::compile::Compiler;
 use super::flags::{Flags, effect};
 use super::forms;
+use super::tails::Tail;
 use iced_x86::{Decoder, DecoderOptions, FlowControl};
 use memory::tracking::granules;
 

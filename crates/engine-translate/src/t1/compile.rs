@@ -1,18 +1,18 @@
 //! From a block to host code.
 
-use super::FAR;
-use super::access::Ea;
-use super::ahead::{self, Unsaved};
+use super::ahead;
 use super::asm::{Asm, Label, Mem, NOT_EQUAL, Parts, R14, RAX, Room, SIGN};
 use super::flags::{Flags, live};
 use super::groups::{self, Access, Role};
-use super::jumps::JUMP_CODE;
 use super::kit::{Encoding, Kit};
 use super::live::Live;
 use super::registers::slot;
-use super::runtime::{SharedCode, drop_returns, field, probe_jump};
+use super::runtime::{SharedCode, field};
 use super::segments::{self, Place};
+use super::tails::Tail;
+use super::through::{MayFault, Units};
 use crate::block::Block;
+use crate::cache::faults::Fault;
 use crate::cpu::{CS, Cpu, Mode, RIP};
 use crate::op::{Flow, Op};
 use address::{GuestPhys, PAGE_SIZE};
@@ -29,37 +29,8 @@ pub struct Made {
     pub linked: usize,
     /// Where it is bound to.
     pub bound: Option<Place>,
-}
-
-/// Code behind the block's own, for what is seldom.
-pub enum Tail {
-    /// Op `op`'s T0 handler; then to `resume`, with the flags loaded if so said, or out of the block, behind the op.
-    /// `live` is to be loaded again at `resume`; `fpu`: whether the op is x87's or MMX's.
-    Handler { from: Label, resume: Option<Label>, op: usize, flags: bool, live: Live, fpu: bool },
-    /// Load vector or x87 registers and go on at `resume`; or, if T0 is to execute the ops from the first to the second of
-    /// `ops`, behind these.
-    Begin { from: Label, resume: Label, ops: (usize, usize), need: Live },
-    /// An access that its group has nothing for: looked up by itself, then on at `found`. The first of a group notes that.
-    Alone { from: Label, ea: Ea, size: usize, write: bool, miss: Label, found: Label, first: Option<usize> },
-    /// Leave, for the jump with the displacement at `site` to be led to the block at `delta` in the page. Other vCPUs may be
-    /// executing the jump then: `site` is a multiple of four, and a store of four bytes is seen whole.
-    Link { from: Label, site: usize, delta: i32, unsaved: Unsaved },
-    /// A jump to another page, or a call that comes back to `back`, RAX being the linear address. `key` is the place of what is
-    /// compared with what the target is known by, `site` that of the displacement that is right then; `from` is where it
-    /// goes before it was led anywhere, `miss` where the comparison failed.
-    Far { miss: Label, from: Label, key: usize, site: usize, back: Option<Label> },
-    /// On at `delta` from the page, the flags being there.
-    Away { from: Label, delta: i32, flags: Flags },
-    /// There is no fuel for the `count` instructions from `delta` on.
-    Empty { from: Label, delta: i32, count: u8 },
-    /// Leave, to go on at `delta` from the page.
-    Leave { from: Label, delta: i32, unsaved: Unsaved },
-    /// Leave, to go on at the linear address in RAX.
-    Unknown { from: Label },
-    /// A return that came to the wrong place.
-    Elsewhere { from: Label },
-    /// No room for another return that is foreseen.
-    NoRoom { from: Label, slow: Label },
+    /// Where it may fault in the host.
+    pub faults: Vec<Fault>,
 }
 
 /// One of the blocks of a translation: on one page, each the one that the block before goes on to most.
@@ -76,7 +47,7 @@ struct Part {
 
 /// Which of [`Part::calls`].
 #[derive(Clone, Copy)]
-enum Call {
+pub enum Call {
     Op = 0,
     Miss = 1,
 }
@@ -91,6 +62,10 @@ pub struct Compiler<'a> {
     pub current: usize,
     /// For each op, the access that has to do with a group.
     pub planned: Vec<Option<(Access, Role)>>,
+    /// Whether there is a window, and accesses through it.
+    pub windows: bool,
+    pub may_fault: Vec<MayFault>,
+    pub units: Units,
     /// Groups whose first access was translated, one bit each.
     pub led: u32,
     /// What edges may rely on.
@@ -119,7 +94,7 @@ pub struct Compiler<'a> {
     counter: *const AtomicU32,
     generation: u32,
     /// What stands for the page's code.
-    token: u32,
+    pub token: u32,
     /// What of vector and x87 registers is known to be in the host's here.
     pub live: Live,
     pub encoding: &'a mut Encoding,
@@ -205,6 +180,9 @@ pub fn compile(
         flags_live: live(instructions, |k| ops[k].flow != Flow::Next, exact_flags),
         current: 0,
         planned: Vec::new(),
+        windows: mode.0 & Mode::WINDOWS != 0,
+        may_fault: Vec::new(),
+        units: Units::default(),
         led: 0,
         page_ahead: ahead,
         parts,
@@ -239,7 +217,9 @@ impl Compiler<'_> {
         instructions: &[Instruction],
         second: Option<(*const AtomicU32, u32)>,
     ) -> Option<Made> {
-        self.planned = groups::plan(self, instructions);
+        if !self.windows {
+            self.planned = groups::plan(self, instructions);
+        }
         let entered = self.enter_page(second);
         let entered = if second.is_some() { 0 } else { entered };
         // What follows the page depends on where it is mapped: a jump within the page looks the address up all the same.
@@ -252,6 +232,7 @@ impl Compiler<'_> {
         let last = self.ops.len().checked_sub(1)?;
         for (k, i) in instructions.iter().enumerate() {
             self.current = k;
+            self.begin_op();
             if let Some(p) = self.parts.iter().find(|p| p.first == k) {
                 self.begin_part(k, p.count as u8);
             }
@@ -263,6 +244,7 @@ impl Compiler<'_> {
                 let next = (self.offset + self.ops[k + 1].offset as u32) as i32;
                 self.side_exit(k, i, next)?;
             }
+            self.end_of_op(k, i);
         }
         let end = &self.ops[last];
         if end.flow == Flow::Next {
@@ -288,7 +270,13 @@ impl Compiler<'_> {
             }
         }
         let linked = self.a.place(self.linked)?;
-        Some(Made { code: self.a.finish(self.room)?, entered, linked, bound: self.bound })
+        let code = self.a.finish(self.room)?;
+        let address = |at| self.a.address(at, self.room);
+        let faults = self.may_fault.iter().filter_map(|f| {
+            let tail = self.a.place(f.tail)?;
+            Some(Fault { start: address(f.start), end: address(f.end?), tail: address(tail) })
+        });
+        Some(Made { code, entered, linked, bound: self.bound, faults: faults.collect() })
     }
 
     /// Where code counts: takes the fuel for the instructions of the block that begins with op `k`.
@@ -298,6 +286,7 @@ impl Compiler<'_> {
         }
         self.save_flags();
         self.flags = Flags::Saved;
+        self.units.give_up();
         let from = self.a.label();
         self.a.rm(false, &[0x83], 5, field!(fuel));
         self.a.bytes(&[count]);
@@ -314,12 +303,14 @@ impl Compiler<'_> {
     /// Does `f`, or nothing at all where it gives up.
     fn attempt(&mut self, f: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
         let (mark, flags, tails) = (self.a.mark(), self.flags, self.tails.len());
-        let live = self.live;
+        let (live, may_fault) = (self.live, self.may_fault.len());
         let done = f(self);
         if done.is_none() {
             self.a.reset(mark);
             self.flags = flags;
             self.tails.truncate(tails);
+            self.may_fault.truncate(may_fault);
+            self.units.give_up();
             self.live = live;
         }
         done
@@ -335,7 +326,7 @@ impl Compiler<'_> {
     }
 
     /// The call of op `k`'s T0 handler, flags being saved.
-    fn handler(&mut self, k: usize, call: Call) {
+    pub fn handler(&mut self, k: usize, call: Call) {
         let Some(part) = self.parts.iter_mut().rfind(|p| p.first <= k) else { return };
         // mov al, its number in the block
         self.a.bytes(&[0xb0, (k - part.first) as u8]);
@@ -361,7 +352,7 @@ impl Compiler<'_> {
     }
 
     /// On to wherever op `k`'s handler left RIP, through the jump cache.
-    fn after_handler(&mut self, k: usize) {
+    pub fn after_handler(&mut self, k: usize) {
         let op = &self.ops[k];
         if op.flow == Flow::EndSet {
             self.a.load(RAX, slot(RIP as u8));
@@ -397,41 +388,6 @@ impl Compiler<'_> {
 
     pub fn far_jump(&mut self, target: u64) {
         self.a.far(0xe9, target);
-    }
-
-    /// Where op `k`'s handler is called instead, flags being saved.
-    pub fn slow(&mut self, k: usize) -> Label {
-        let from = self.a.label();
-        self.tails.push(Tail::Handler {
-            from,
-            resume: None,
-            op: k,
-            flags: false,
-            live: Live::default(),
-            fpu: false,
-        });
-        from
-    }
-    /// The same for an instruction of x87's or MMX's.
-    pub fn slow_fpu(&mut self, k: usize) -> Label {
-        let slow = self.slow(k);
-        if let Some(Tail::Handler { fpu, .. }) = self.tails.last_mut() {
-            *fpu = true;
-        }
-        slow
-    }
-
-    /// The handler that `slow` gave comes back here.
-    pub fn resume(&mut self, slow: Label) {
-        let here = self.a.bound();
-        let good = self.flags != Flags::Saved;
-        for t in &mut self.tails {
-            if let Tail::Handler { from, resume, flags, live, .. } = t
-                && *from == slow
-            {
-                (*resume, *flags, *live) = (Some(here), good, self.live);
-            }
-        }
     }
 
     /// A way into the page: RAX is the linear address to go on at. Leaves with that where the page's code has changed.
@@ -473,127 +429,5 @@ impl Compiler<'_> {
         self.a.rm(false, &[0x81], 7, Mem::at(R14, 0));
         self.a.bytes(&generation.to_le_bytes());
         self.a.jump_if(NOT_EQUAL, self.stale);
-    }
-
-    /// Where a jump goes that is to be led to its target: R14 becomes this place.
-    fn bind_unled(&mut self, from: Label) {
-        self.a.bind(from);
-        // lea r14, [rip - its own length]
-        self.a.bytes(&[0x4c, 0x8d, 0x35]);
-        self.a.bytes(&(-7i32).to_le_bytes());
-    }
-    /// Leaves from there for the linear address in RAX; `token` as in [`super::T1::link_token`].
-    fn leave_to_link(&mut self, token: u32) {
-        self.a.rm(false, &[0xc7], 0, field!(link_token));
-        self.a.bytes(&token.to_le_bytes());
-        self.far_jump(self.shared.leave_to_link);
-    }
-
-    fn finish_tails(&mut self) {
-        // The tails of what goes to another page have tails of their own.
-        while !self.tails.is_empty() {
-            self.finish_some_tails();
-        }
-    }
-
-    fn finish_some_tails(&mut self) {
-        for t in std::mem::take(&mut self.tails) {
-            self.flags = Flags::Saved;
-            match t {
-                Tail::Handler { from, resume: None, op, .. } => {
-                    self.a.bind(from);
-                    self.handler(op, Call::Op);
-                    self.after_handler(op);
-                }
-                Tail::Handler { from, resume: Some(resume), op, flags, live, fpu } => {
-                    self.a.bind(from);
-                    self.handler(op, if fpu { Call::Op } else { Call::Miss });
-                    // Only what the handler put back has to be loaded again.
-                    let again = Live { fpu: live.fpu && fpu, ..live };
-                    let refused = self.a.label();
-                    self.begin(again, refused);
-                    if flags {
-                        self.restore_flags();
-                    }
-                    self.a.jump(resume);
-                    self.a.bind(refused);
-                    if again != Live::default() {
-                        self.after_handler(op);
-                    }
-                }
-                Tail::Begin { from, resume, ops: (first, op), need } => {
-                    self.a.bind(from);
-                    let refused = self.a.label();
-                    self.begin(need, refused);
-                    self.a.jump(resume);
-                    self.a.bind(refused);
-                    (first..=op).for_each(|op| self.handler(op, Call::Op));
-                    self.after_handler(op);
-                }
-                Tail::Alone { from, ea, size, write, miss, found, first } => {
-                    self.a.bind(from);
-                    self.check_alone(&ea, size, write, miss, first);
-                    self.a.jump(found);
-                }
-                Tail::Link { from, site, delta, unsaved } => {
-                    // What `CodeCache::link` wants to find here.
-                    self.a.distance(site);
-                    self.bind_unled(from);
-                    self.save_unsaved(unsaved);
-                    self.at_page(delta);
-                    self.leave_to_link(self.token);
-                }
-                Tail::Far { miss, from, key, site, back } => {
-                    self.a.bind(miss);
-                    self.a.align_behind(1);
-                    self.a.jump(from);
-                    let otherwise = self.a.here() - 4;
-                    let other = self.a.here();
-                    let unknown = self.a.label();
-                    probe_jump(&mut self.a, unknown);
-                    self.a.rm(false, &[0xff], if back.is_some() { 2 } else { 4 }, Mem::at(R14, JUMP_CODE));
-                    if let Some(back) = back {
-                        self.a.jump(back);
-                    }
-                    self.tails.push(Tail::Unknown { from: unknown });
-                    // What `CodeCache::link_far` wants to find here.
-                    [otherwise, other, key, site].into_iter().for_each(|to| self.a.distance(to));
-                    self.bind_unled(from);
-                    self.leave_to_link(FAR);
-                }
-                Tail::Away { from, delta, flags } => {
-                    self.a.bind(from);
-                    self.flags = flags;
-                    self.save_flags_for(delta);
-                    self.edge(delta);
-                }
-                Tail::Empty { from, delta, count } => {
-                    self.a.bind(from);
-                    self.a.rm(false, &[0x83], 0, field!(fuel));
-                    self.a.bytes(&[count]);
-                    self.at_page(delta);
-                    self.far_jump(self.shared.leave_for_fuel);
-                }
-                Tail::Leave { from, delta, unsaved } => {
-                    self.a.bind(from);
-                    self.save_unsaved(unsaved);
-                    self.at_page(delta);
-                    self.far_jump(self.shared.leave);
-                }
-                Tail::Unknown { from } => {
-                    self.a.bind(from);
-                    self.far_jump(self.shared.leave);
-                }
-                Tail::Elsewhere { from } => {
-                    self.a.bind(from);
-                    self.far_jump(self.shared.lookup_return);
-                }
-                Tail::NoRoom { from, slow } => {
-                    self.a.bind(from);
-                    drop_returns(&mut self.a);
-                    self.a.jump(slow);
-                }
-            }
-        }
     }
 }

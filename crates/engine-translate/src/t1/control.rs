@@ -3,11 +3,12 @@
 use super::UNLINKED;
 use super::ahead::Unsaved;
 use super::asm::{ABOVE, BELOW, EQUAL, Label, Mem, NOT_EQUAL, R14, RAX, RSP};
-use super::compile::{Compiler, Tail};
+use super::compile::Compiler;
 use super::flags::Flags;
 use super::jumps::JUMP_CODE;
 use super::registers::{self, Place, STACK, slot};
 use super::runtime::{field, poll, probe_jump};
+use super::tails::Tail;
 use crate::tlb::CODE;
 use address::PAGE_SIZE;
 use iced_x86::{Code, ConditionCode, Instruction, Mnemonic, OpKind};
@@ -41,7 +42,7 @@ impl Compiler<'_> {
                 };
                 let slow = self.slow(k);
                 self.require_room(slow);
-                self.push_return(slow, next, size);
+                self.push_return(k, slow, next, size);
                 self.call_edge(target, next);
                 self.return_point(next);
             }
@@ -57,10 +58,11 @@ impl Compiler<'_> {
                 self.require_room(slow);
                 let size = self.load_target(k, i, slow)?;
                 probe_jump(&mut self.a, slow);
+                self.units.give_up();
                 self.a.store(field!(target_rip), RAX);
                 self.a.load(R14, Mem::at(R14, JUMP_CODE));
                 self.a.store(field!(target_code), R14);
-                self.push_return(slow, next, size);
+                self.push_return(k, slow, next, size);
                 self.foresee_return(next);
                 self.a.load(RAX, field!(target_rip));
                 self.a.rm(false, &[0xff], 2, field!(target_code));
@@ -77,8 +79,7 @@ impl Compiler<'_> {
                 }
                 let slow = self.slow(k);
                 let ea = self.stack(STACK, 0);
-                self.check(&ea, size, 1, false, slow);
-                let m = self.host(&ea, false);
+                let m = self.reach(k, &ea, size, 1, false, false, slow);
                 self.a.load_sized(size, RAX, m);
                 self.linear_target(slow);
                 let released = size as i32 + if i.op_count() == 0 { 0 } else { i.immediate16() as i32 };
@@ -97,6 +98,7 @@ impl Compiler<'_> {
     /// The last instruction of a block that goes on to `next`, most of the time. `None` if it never does.
     pub fn side_exit(&mut self, k: usize, i: &Instruction, next: i32) -> Option<()> {
         let target = self.delta(i)?;
+        self.units.keep();
         if i.is_jmp_short_or_near() {
             return (target == next).then_some(());
         }
@@ -289,8 +291,7 @@ impl Compiler<'_> {
         }
         if memory {
             let ea = self.ea(i, &self.ops[k])?;
-            self.check(&ea, size, 1, false, slow);
-            let m = self.host(&ea, false);
+            let m = self.reach(k, &ea, size, 1, false, false, slow);
             self.a.load_sized(size, RAX, m);
         } else {
             match registers::place(registers::number(i.op0_register())?) {
@@ -318,10 +319,9 @@ impl Compiler<'_> {
     }
 
     /// Pushes the address of what follows a call.
-    fn push_return(&mut self, slow: Label, next: i32, size: usize) {
+    fn push_return(&mut self, k: usize, slow: Label, next: i32, size: usize) {
         let ea = self.stack(STACK, -(size as i32));
-        self.check(&ea, size, 1, true, slow);
-        let m = self.host(&ea, true);
+        let m = self.reach(k, &ea, size, 1, true, true, slow);
         self.ip_at_page(next);
         self.a.store_sized(size, m, RAX);
         self.set_stack(STACK, -(size as i32));

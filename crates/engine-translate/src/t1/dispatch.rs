@@ -42,6 +42,7 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, number: u32, block: *const B
     let left = (block.ops.len() - number as usize) as i32;
     let (long, mask) = (cpu.mode.is64(), cpu.mode.rip_mask());
     cpu.regs[RIP] = (cpu.t1.page_rip + block.key.0 % PAGE_SIZE).wrapping_sub(cpu.seg_base[CS]) & mask;
+    let faulted = std::mem::take(&mut cpu.t1.faulted);
     let delivered = (op.exec)(cpu, op).is_err();
     if delivered {
         cpu.regs[RIP] = cpu.this_rip(op);
@@ -55,6 +56,9 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, number: u32, block: *const B
         (false, true) => cpu.restore_upper(),
         (true, false) => cpu.keep_upper(),
         _ => {}
+    }
+    if faulted != 0 {
+        cpu.window_faulted(faulted, delivered);
     }
     let before = cpu.t1.guard;
     cpu.refresh_translated();
@@ -232,6 +236,7 @@ impl Cpu {
                 self.shared.code.link(tail, linked);
             }
         }
+        super::faults::expect(&self.shared.code.faults);
         let enter = self.t1.enter;
         self.t1.fuel = self.t1.budget;
         self.regs[RIP] = rip;
@@ -244,6 +249,7 @@ impl Cpu {
             let f: extern "sysv64" fn(*mut Cpu, u64) -> u32 = std::mem::transmute(enter as *const u8);
             f(self, code)
         };
+        super::faults::expect_none();
         if !self.mode.is64() {
             self.restore_upper();
         }

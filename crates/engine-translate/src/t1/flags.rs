@@ -81,6 +81,13 @@ impl Compiler<'_> {
             self.flags = Flags::Both;
         }
     }
+    /// Makes [`Cpu::status`] good from EFLAGS, in a tail, if these are `native`.
+    pub fn save_native_flags(&mut self, native: bool) {
+        if native {
+            self.load_flags();
+            self.store_loaded_flags();
+        }
+    }
     /// AH and AL become what of EFLAGS [`Cpu::status`] holds.
     pub fn load_flags(&mut self) {
         // lahf; seto al

@@ -56,18 +56,21 @@ enum Value {
 }
 
 /// Values of the registers while the block runs, as far as they can be told.
-struct Values {
+pub struct Values {
     /// A value, and what was added to it since.
-    now: [(u32, i64); 16],
+    pub now: [(u32, i64); 16],
     next: u32,
     /// Counts instructions that change segments' bases in place.
     segments: u32,
 }
 
-impl Values {
-    fn new() -> Self {
+impl Default for Values {
+    fn default() -> Self {
         Self { now: std::array::from_fn(|n| (n as u32, 0)), next: 16, segments: 0 }
     }
+}
+
+impl Values {
     fn unknown(&mut self, r: usize) {
         self.now[r] = (self.next, 0);
         self.next += 1;
@@ -76,7 +79,7 @@ impl Values {
         self.now[r].1 = self.now[r].1.wrapping_add(n);
     }
     /// Follows an instruction.
-    fn step(&mut self, i: &Instruction, encoding: &mut Encoding) {
+    pub fn step(&mut self, i: &Instruction, encoding: &mut Encoding) {
         let wide = |n| {
             let r: Register = i.op_register(n);
             (i.op_kind(n) == OpKind::Register && r.is_gpr64()).then(|| r.number())
@@ -171,7 +174,7 @@ pub fn plan(c: &mut Compiler, instructions: &[Instruction]) -> Vec<Option<(Acces
         first: usize,
         members: usize,
     }
-    let mut values = Values::new();
+    let mut values = Values::default();
     let mut groups: Vec<Group> = Vec::new();
     // The access, its group, and where it is from the group's value.
     let mut found: Vec<Option<(Access, usize, i64)>> = Vec::with_capacity(instructions.len());

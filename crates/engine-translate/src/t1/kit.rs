@@ -2,7 +2,7 @@
 
 use super::ahead::Page;
 use super::asm::Asm;
-use super::compile::Tail;
+use super::tails::Tail;
 use crate::op::Op;
 use iced_x86::{
     Encoder, Instruction, InstructionInfo, InstructionInfoFactory, InstructionInfoOptions, OpAccess,

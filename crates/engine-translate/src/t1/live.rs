@@ -12,9 +12,10 @@
 //! where every exception is masked.
 
 use super::asm::{ABOVE_OR_EQUAL, Asm, BELOW, EQUAL, Mem, NOT_EQUAL, R14, R15, RAX, RDX};
-use super::compile::{Compiler, Tail};
+use super::compile::Compiler;
 use super::flags::Flags;
 use super::runtime::field;
+use super::tails::Tail;
 use super::vector::kind;
 use crate::cpu::Cpu;
 use crate::vector::VectorState;

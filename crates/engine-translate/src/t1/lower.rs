@@ -61,6 +61,7 @@ impl Compiler<'_> {
     /// An instruction with one behind it. `None` if T0 is to do it.
     pub fn instruction(&mut self, k: usize, i: &Instruction) -> Option<()> {
         if forms::is_nop(i) {
+            self.units.keep();
             return Some(());
         }
         if let Some(kind) = kind(i) {
@@ -86,17 +87,16 @@ impl Compiler<'_> {
         let access = self.accesses(i);
         let memory = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory);
         // R14 is part of a memory operand's address.
-        let pool: &[u8] = if memory.is_some() { &[RAX] } else { &[R14, RAX] };
+        let pool: &[u8] = if memory.is_some() { &[RAX] } else { &[RAX, R14] };
         let loans = lend(i, &access, pool, &mut out)?;
         let mut slow = None;
         if let Some(n) = memory {
             let ea = self.ea(i, op)?;
-            self.save_live_flags(k);
             let miss = self.slow(k);
             let size = i.memory_size().size();
-            self.check(&ea, size, forms::alignment(i, size), writes(access[n as usize]), miss);
-            let m = self.host(&ea, form.needs_flags && self.flags_live[k] || loans[0].is_some());
-            self.flags = Flags::Saved;
+            let (align, write) = (forms::alignment(i, size), writes(access[n as usize]));
+            let free = form.needs_flags && self.flags_live[k] || loans[0].is_some();
+            let m = self.reach(k, &ea, size, align, write, free, miss);
             replace_memory(&mut out, m);
             slow = Some(miss);
         }
@@ -111,6 +111,9 @@ impl Compiler<'_> {
         }
         if let Some(slow) = slow {
             self.resume(slow);
+        }
+        if loans[1].is_none() {
+            self.units.keep();
         }
         Some(())
     }
@@ -172,6 +175,9 @@ impl Compiler<'_> {
                     Place::Slot(n) => self.a.store(slot(n), RAX),
                 }
             }
+        }
+        if index != Some(R14) {
+            self.units.keep();
         }
         Some(())
     }

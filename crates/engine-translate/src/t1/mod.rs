@@ -3,8 +3,9 @@
 //! - [`asm`], [`runtime`]: the assembler, and the code that blocks share (entering, leaving, calling T0); the memory of all
 //!   code is in [`crate::cache`]
 //! - [`compile`]: a trace, instruction by instruction; [`lower`]: an instruction with its registers and memory operand
-//!   replaced; [`access`]: the inline look at the soft TLB, [`groups`]: one look for several accesses; [`control`]: ends of
-//!   blocks; [`special`]: implicit operands; [`system`]: system instructions
+//!   replaced; [`access`]: the inline look at the soft TLB, [`groups`]: one look for several accesses, [`through`]: none, where there
+//!   is a window, and [`faults`]; [`control`]: ends of blocks; [`special`]: implicit operands; [`system`]: system instructions;
+//!   [`tails`]: what is seldom executed
 //! - [`segments`]: what 16- and 32-bit code needs; [`high_bytes`]: AH, CH, DH, BH; [`count`]: LOOP and JCXZ
 //! - [`vector`]: SSE, AVX, MMX and x87; [`live`]: their registers
 //! - [`forms`]: which instructions are taken; [`flags`]: where the status flags are, [`ahead`]: where they matter
@@ -30,6 +31,7 @@ mod compile;
 mod control;
 mod count;
 mod dispatch;
+mod faults;
 mod flags;
 mod forms;
 mod groups;
@@ -44,6 +46,7 @@ mod runtime;
 mod segments;
 mod special;
 mod system;
+mod tails;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -57,7 +60,10 @@ mod tests_far;
 #[cfg(test)]
 mod tests_foreign;
 #[cfg(test)]
+mod tests_groups;
+#[cfg(test)]
 mod tests_legacy;
+mod through;
 mod trace;
 mod vector;
 #[cfg(test)]
@@ -71,6 +77,7 @@ pub(crate) const UNLINKED: i32 = i32::MIN;
 /// [`T1::link_token`] of a jump to another page.
 const FAR: u32 = u32::MAX;
 pub(crate) use dispatch::Ran;
+pub use faults::handle as handle_faults;
 pub use gs::forget_base as forget_gs_base;
 pub(crate) use runtime::SharedCode;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
@@ -124,6 +131,8 @@ pub struct T1 {
     stash: u64,
     /// Whether x87's and MMX's instructions may be executed, with every exception masked.
     x87: bool,
+    /// Where an access through a window faulted that is T0's now; 0 where none did.
+    faulted: u64,
     /// A control word to be loaded.
     control: u32,
     /// Segment of the instruction that faulted.
@@ -175,6 +184,7 @@ impl T1 {
             x87: false,
             live: 0,
             fpu: false,
+            faulted: 0,
             control: 0,
             fault_seg: 0,
             threshold: THRESHOLD,

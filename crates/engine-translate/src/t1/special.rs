@@ -33,6 +33,7 @@ impl Compiler<'_> {
             | Mnemonic::Cqo => {
                 // The accumulator's own conversions, in the accumulator. Flags stay.
                 self.a.copy(RAX, ACCUMULATOR);
+                self.units.keep();
                 self.encode(i).map(|()| self.a.copy(ACCUMULATOR, RAX))
             }
             _ => return None,
@@ -45,19 +46,18 @@ impl Compiler<'_> {
             OpKind::Register => Some(registers::place(registers::number(i.op0_register())?)),
             _ => None,
         };
-        self.save_live_flags(k);
         let slow = self.slow(k);
         let memory = i.op0_kind() == OpKind::Memory;
         if memory {
+            // The tail of both accesses finds the flags in one place.
+            self.save_live_flags(k);
             let ea = self.ea(i, &self.ops[k])?;
-            self.check(&ea, size, 1, false, slow);
-            let m = self.host(&ea, true);
+            let m = self.reach(k, &ea, size, 1, false, true, slow);
             self.a.load_sized(size, RAX, m);
             self.a.store(field!(stash), RAX);
         }
         let ea = self.stack(STACK, -(size as i32));
-        self.check(&ea, size, 1, true, slow);
-        let m = self.host(&ea, true);
+        let m = self.reach(k, &ea, size, 1, true, true, slow);
         match from {
             Some(Place::Host(h)) => self.a.store_sized(size, m, h),
             Some(Place::Slot(n)) => {
@@ -79,7 +79,7 @@ impl Compiler<'_> {
             }
         }
         self.set_stack(STACK, -(size as i32));
-        self.flags = Flags::Saved;
+        self.units.keep();
         self.resume(slow);
         Some(())
     }
@@ -90,11 +90,9 @@ impl Compiler<'_> {
         }
         let size = i.stack_pointer_increment() as usize;
         let to = registers::place(registers::number(i.op0_register())?);
-        self.save_live_flags(k);
         let slow = self.slow(k);
         let ea = self.stack(STACK, 0);
-        self.check(&ea, size, 1, false, slow);
-        let m = self.host(&ea, true);
+        let m = self.reach(k, &ea, size, 1, false, true, slow);
         match to {
             Place::Host(STACK) => {
                 // The value popped replaces the sum, but for bits that it doesn't have.
@@ -115,7 +113,7 @@ impl Compiler<'_> {
                 self.set_stack(STACK, size as i32);
             }
         }
-        self.flags = Flags::Saved;
+        self.units.keep();
         self.resume(slow);
         Some(())
     }
@@ -126,15 +124,13 @@ impl Compiler<'_> {
             Code::Leaved => 4,
             _ => 8,
         };
-        self.save_live_flags(k);
         let slow = self.slow(k);
         let ea = self.stack(FRAME, 0);
-        self.check(&ea, size, 1, false, slow);
-        let m = self.host(&ea, true);
+        let m = self.reach(k, &ea, size, 1, false, true, slow);
         self.a.load_sized(size, RAX, m);
         self.set_stack(FRAME, size as i32);
         self.a.copy_sized(size, FRAME, RAX);
-        self.flags = Flags::Saved;
+        self.units.keep();
         self.resume(slow);
         Some(())
     }
@@ -154,10 +150,8 @@ impl Compiler<'_> {
         let mut slow = None;
         if i.op0_kind() == OpKind::Memory {
             let ea = self.ea(i, &self.ops[k])?;
-            self.save_live_flags(k);
             let miss = self.slow(k);
-            self.check(&ea, i.memory_size().size(), 1, false, miss);
-            let m = self.host(&ea, true);
+            let m = self.reach(k, &ea, i.memory_size().size(), 1, false, true, miss);
             replace_memory(&mut out, m);
             slow = Some(miss);
         } else {
@@ -188,11 +182,9 @@ impl Compiler<'_> {
         let mut out = *i;
         out.set_op1_register(register(new, r.size()));
         let ea = self.ea(i, &self.ops[k])?;
-        self.save_live_flags(k);
         let slow = self.slow(k);
         let size = i.memory_size().size();
-        self.check(&ea, size, alignment(i, size), true, slow);
-        let m = self.host(&ea, true);
+        let m = self.reach(k, &ea, size, alignment(i, size), true, true, slow);
         replace_memory(&mut out, m);
         self.encode_with_accumulator(&out)?;
         self.resume(slow);
@@ -236,8 +228,7 @@ impl Compiler<'_> {
         let slow = self.slow(k);
         let divisor = if memory {
             let ea = self.ea(i, &self.ops[k])?;
-            self.check(&ea, size, 1, false, slow);
-            let m = self.host(&ea, false);
+            let m = self.reach(k, &ea, size, 1, false, false, slow);
             self.a.rm(wide, &[0x8b], R14, m);
             R14
         } else {

@@ -1,7 +1,8 @@
 //! Exceptions delivered within a chain, instructions across two pages, CMPXCHG16B.
 
 use super::testing::{fault, program, run_to};
-use super::tests::{identity_paging, same, translating};
+use super::tests::{same, translating};
+use super::tests_groups::identity_paging;
 use crate::cpu::{Cpu, RAX, RBX, RCX, RDI, RIP, RSI};
 use crate::fault::Fault;
 use crate::testing::{CODE, DATA, cpu64, poke};

@@ -82,11 +82,16 @@ impl Compiler<'_> {
         if !taken(i) {
             return None;
         }
+        let before = self.live;
         if kind.fpu {
             self.need_fpu(k);
         }
         if kind.vectors != 0 {
             self.need_vectors(k, kind.vectors);
+        }
+        if self.live != before {
+            // What loads them clobbers R14.
+            self.units.give_up();
         }
         match i.mnemonic() {
             Mnemonic::Vzeroupper | Mnemonic::Vzeroall => {
@@ -115,7 +120,7 @@ impl Compiler<'_> {
         let pool: &[u8] = match memory {
             _ if lengths => &[],
             Some(_) => &[RAX],
-            None => &[R14, RAX],
+            None => &[RAX, R14],
         };
         let loans = lend(i, &access, pool, &mut out)?;
         let modified = i.rflags_modified() & STATUS;
@@ -123,12 +128,15 @@ impl Compiler<'_> {
         let mut slow = None;
         if let Some(n) = memory {
             let ea = self.ea(i, op)?;
-            self.save_live_flags(k);
             let miss = if kind.fpu { self.slow_fpu(k) } else { self.slow(k) };
-            let align = alignment(i) as u32 + 1;
-            self.check(&ea, i.memory_size().size(), align, writes(access[n as usize]), miss);
-            let m = self.host(&ea, needs_flags || lengths || loans[0].is_some());
-            self.flags = Flags::Saved;
+            // Through a window the processor looks at it.
+            let align = if self.windows_reach(&ea) { 1 } else { alignment(i) as u32 + 1 };
+            let (size, write) = (i.memory_size().size(), writes(access[n as usize]));
+            let free = needs_flags || lengths || loans[0].is_some();
+            if lengths {
+                self.save_flags();
+            }
+            let m = self.reach(k, &ea, size, align, write, free, miss);
             replace_memory(&mut out, m);
             slow = Some(miss);
         }
@@ -147,6 +155,9 @@ impl Compiler<'_> {
         }
         if let Some(slow) = slow {
             self.resume(slow);
+        }
+        if loans[1].is_none() {
+            self.units.keep();
         }
         Some(())
     }

@@ -31,14 +31,14 @@ struct Sides {
     base: u64,
     pool: Vec<Entry>,
     native: Native,
-    tiers: [Translated; 2],
+    tiers: [Translated; 3],
 }
 
 /// What a sequence came to.
 struct Outcomes {
     native: Outcome,
     /// In [`TIERS`]' order.
-    tiers: [Outcome; 2],
+    tiers: [Outcome; 3],
 }
 
 impl Outcomes {

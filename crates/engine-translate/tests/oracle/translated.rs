@@ -9,7 +9,7 @@ use engine_translate::fault::Fault;
 use engine_translate::op::Flow;
 use engine_translate::remote::{Remote, Shared};
 use memory::{GuestMemory, Kind, RegionConfig};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use x86::segment::Table;
 use x86::{Cr0, Cr4, Descriptor, Efer, Segment, Vector};
 
@@ -31,9 +31,11 @@ pub enum Tier {
     T0,
     /// Every block translated before it is executed.
     T1,
+    /// The same with a window: the host's own MMU finds the pages.
+    Windows,
 }
 
-pub const TIERS: [Tier; 2] = [Tier::T0, Tier::T1];
+pub const TIERS: [Tier; 3] = [Tier::T0, Tier::T1, Tier::Windows];
 
 pub struct Translated {
     tier: Tier,
@@ -68,7 +70,7 @@ impl Translated {
             memory.write_u64(GuestPhys(LDT + e.number as u64 * 8), e.descriptor()).unwrap();
         }
         memory.load(GuestPhys(READ_ONLY), read_only).unwrap();
-        let cpu = vcpu(&memory, base);
+        let cpu = vcpu(&memory, base, tier);
         Self { tier, base, memory, cpu, age: 0, exact_flags: true }
     }
 
@@ -82,7 +84,7 @@ impl Translated {
         self.age += 1;
         if self.age > LIFE {
             self.age = 0;
-            self.cpu = vcpu(&self.memory, self.base);
+            self.cpu = vcpu(&self.memory, self.base, self.tier);
             self.exact_flags = !self.exact_flags;
         }
         self.memory.load(GuestPhys(DATA), data).unwrap();
@@ -104,6 +106,10 @@ impl Translated {
         cpu.vector.load_bytes(&image).unwrap();
         let ending = match self.tier {
             Tier::T0 => execute(cpu, code, start.rip),
+            Tier::Windows => {
+                let _ours = Handled::by_the_engine();
+                execute_blocks(cpu, start.rip + code.len() as u64)
+            }
             Tier::T1 => execute_blocks(cpu, start.rip + code.len() as u64),
         };
         let mut gpr = [0; 16];
@@ -123,7 +129,37 @@ impl Translated {
     }
 }
 
-fn vcpu(memory: &Arc<GuestMemory>, base: u64) -> Cpu {
+/// SIGSEGV is the engine's while this lives; the native side's otherwise.
+struct Handled(libc::sigaction);
+
+impl Handled {
+    fn by_the_engine() -> Self {
+        static OURS: OnceLock<libc::sigaction> = OnceLock::new();
+        // SAFETY: asks for what is installed, and installs what the engine had installed.
+        unsafe {
+            let mut before: libc::sigaction = std::mem::zeroed();
+            assert_eq!(libc::sigaction(libc::SIGSEGV, std::ptr::null(), &mut before), 0);
+            let ours = OURS.get_or_init(|| {
+                engine_translate::t1::handle_faults().unwrap();
+                let mut ours: libc::sigaction = std::mem::zeroed();
+                assert_eq!(libc::sigaction(libc::SIGSEGV, std::ptr::null(), &mut ours), 0);
+                assert_ne!(ours.sa_sigaction, before.sa_sigaction);
+                ours
+            });
+            assert_eq!(libc::sigaction(libc::SIGSEGV, ours, std::ptr::null_mut()), 0);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for Handled {
+    fn drop(&mut self) {
+        // SAFETY: installs what was installed before.
+        assert_eq!(unsafe { libc::sigaction(libc::SIGSEGV, &self.0, std::ptr::null_mut()) }, 0);
+    }
+}
+
+fn vcpu(memory: &Arc<GuestMemory>, base: u64, tier: Tier) -> Cpu {
     let remote = Arc::new(Remote::new(Default::default()));
     let mut cpu = Cpu::new(0, Arc::new(Shared::new(memory.clone(), 1, 1_000_000)), remote);
     cpu.cr0 = Cr0::PE | Cr0::MP | Cr0::ET | Cr0::NE | Cr0::WP | Cr0::AM | Cr0::PG;
@@ -134,6 +170,10 @@ fn vcpu(memory: &Arc<GuestMemory>, base: u64) -> Cpu {
     cpu.ldtr = Segment { selector: 8, base: base + LDT, limit: 0xffff, attributes: 0x82, unusable: false };
     cpu.gdtr = Table { base: base + GDT, limit: 0x7f };
     cpu.vector.set_xcr0(engine_translate::vector::host_features().xcr0).unwrap();
+    if tier == Tier::Windows {
+        let _ours = Handled::by_the_engine();
+        cpu.give_window();
+    }
     cpu
 }
 

@@ -105,7 +105,7 @@ pub fn engines(spec: &VmSpec) -> Vec<Box<dyn Engine>> {
     #[cfg(target_arch = "x86_64")]
     let cache = spec.engine_choice().ok().and_then(|choice| choice.cache);
     #[cfg(target_arch = "x86_64")]
-    return [Tiers::All, Tiers::Interpreter, Tiers::Lockstep]
+    return [Tiers::All, Tiers::NoWindows, Tiers::Interpreter, Tiers::Lockstep]
         .map(|tiers| Box::new(Translate::with_tiers(tiers).with_cache(cache)) as Box<dyn Engine>)
         .into();
     #[cfg(any(target_arch = "aarch64", target_arch = "arm"))]

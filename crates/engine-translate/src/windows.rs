@@ -1,0 +1,246 @@
+//! Which of the guest's programs get [windows](crate::tlb::windows), and how these come by their pages.
+//!
+//! A program that keeps a vCPU busy gets one: the vCPU looks, whenever it has something to see to, what it was doing. From then on the
+//! program's code is translated anew ([`Mode::WINDOWS`]), with accesses that need no look. The first access to a page faults in the host;
+//! T0 does the instruction, and the page is mapped, with those around it. That costs some microseconds, as does comparing all pages with
+//! the page tables where the guest drops an address space's translations; a program for which it is too much does without a window again
+//! for a time.
+
+use crate::cpu::Cpu;
+use crate::system::time::host_tsc;
+use crate::tlb::windows::{CHUNK, Compared, Filled, Windows};
+use crate::tlb::{READ, USER};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Times that a program with a window was found busy before it counts as one that it pays for.
+const GOOD: u32 = 30;
+/// Times that a program was found busy before it gets a window.
+const BUSY: u32 = 3;
+/// Between two looks, in microseconds, at least.
+const BETWEEN: u64 = 1000;
+/// After so much that windows cost, in microseconds, it is looked whether that was too much.
+const ACCOUNT: u64 = 1000;
+/// What a signal costs, in microseconds, on a machine that isn't fast at this.
+const SIGNAL: u64 = 5;
+/// What having the host map something costs.
+const MAPPING: u64 = 7;
+/// What comparing a stretch of 2 MiB costs.
+const COMPARING: u64 = 1;
+/// Windows may cost one part in this many of a vCPU's time.
+const SHARE: u64 = 3;
+/// How often in a row it may have been more: a program has to come by its pages in the beginning.
+const PATIENCE: u32 = 8;
+/// Address spaces that are watched.
+const WATCHED: usize = 32;
+/// How often the patience with one that a window doesn't pay for doubles, at most.
+const DOUBLINGS: u32 = 10;
+/// Pages around one that faulted that are mapped with it: so many, at a multiple of as many.
+const AROUND: usize = 16;
+/// Pages mapped at most, in a process: Linux grants one 65,530 mappings, and each page may be one. To forget them all takes some 50 ms.
+const PAGES: usize = 20_000;
+
+/// An address space that was found busy.
+#[derive(Clone, Copy, Default)]
+struct Watched {
+    root: u64,
+    busy: u32,
+    /// How often it had a window that didn't pay.
+    failures: u32,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Policy {
+    /// Whether any address space may have one.
+    pub(crate) on: bool,
+    /// Windows stay, whatever they cost.
+    forced: bool,
+    watched: [Watched; WATCHED],
+    /// The one that is forgotten next.
+    next: usize,
+    /// The host's TSC when it was looked last.
+    looked: u64,
+    /// What windows have cost since the thread had used `since` of processor time, in microseconds. Not as a clock has it: the host may
+    /// have done other things meanwhile.
+    cost: u64,
+    since: u64,
+    /// How often in a row it was too much.
+    overcharged: u32,
+    /// A page whose fault went to the guest.
+    wanted: Option<u64>,
+}
+
+impl Policy {
+    fn watch(&mut self, root: u64) -> &mut Watched {
+        let known = self.watched.iter().position(|w| w.root == root && w.busy + w.failures > 0);
+        let at = known.unwrap_or_else(|| {
+            self.next = (self.next + 1) % WATCHED;
+            self.watched[self.next] = Watched { root, ..Watched::default() };
+            self.next
+        });
+        &mut self.watched[at]
+    }
+}
+
+impl Cpu {
+    /// Lets programs have windows, where the host can.
+    pub(crate) fn allow_windows(&mut self) {
+        self.windows.on = is_x86_feature_detected!("bmi2")
+            && match crate::t1::handle_faults() {
+                Ok(()) => true,
+                Err(e) => {
+                    log::warn!("the host lets no signals be handled ({e}); memory accesses are slower");
+                    false
+                }
+            };
+    }
+
+    /// Gives the program that is being executed a window at once, and for good, for tests.
+    pub fn give_window(&mut self) {
+        self.allow_windows();
+        self.windows.forced = true;
+        self.open_window();
+    }
+    fn open_window(&mut self) {
+        let (root, pcid) = self.address_space();
+        let (memory, id) = (self.shared.memory.clone(), self.id);
+        let limit = PAGES / self.shared.vcpus as usize;
+        self.tlb.have_windows(|| Windows::new(memory, id, limit)).open(root, pcid);
+        self.select_tlb(self.tlb_select);
+    }
+
+    /// Looks what the vCPU is doing, once in a while.
+    pub(crate) fn sample_windows(&mut self) {
+        if !self.windows.on || self.cpl != 3 || !self.mode.is64() {
+            return;
+        }
+        let now = host_tsc();
+        let passed = now.wrapping_sub(self.windows.looked);
+        if passed < BETWEEN * self.shared.tsc_khz / 1000 {
+            return;
+        }
+        self.windows.looked = now;
+        let (root, _) = self.address_space();
+        let w = self.windows.watch(root);
+        w.busy += 1;
+        if self.tlb.has_window() {
+            if w.busy >= GOOD {
+                w.failures = 0;
+            }
+            return;
+        }
+        if w.busy >= BUSY << w.failures {
+            self.open_window();
+        }
+    }
+
+    /// A window took some time, in microseconds.
+    fn charge(&mut self, cost: u64) {
+        let p = &mut self.windows;
+        p.cost += cost;
+        if p.cost >= ACCOUNT {
+            let now = clock_gettime(ClockId::ThreadCPUTime);
+            let now = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
+            let too_much = now.wrapping_sub(p.since) < p.cost * SHARE;
+            p.overcharged = if too_much { p.overcharged + 1 } else { 0 };
+            (p.since, p.cost) = (now, 0);
+        }
+    }
+    /// The address space in use does without a window for a time.
+    fn give_up_window(&mut self) {
+        if self.windows.forced {
+            return;
+        }
+        let (root, _) = self.address_space();
+        let w = self.windows.watch(root);
+        (w.busy, w.failures) = (0, (w.failures + 1).min(DOUBLINGS));
+        self.windows.overcharged = 0;
+        self.tlb.close_window();
+    }
+
+    /// Makes the current window one that may be used by the code of its program; false if it may not be used now.
+    pub(crate) fn ready_window(&mut self) -> bool {
+        if !self.mode.is64() || self.alignment_check || self.sys.watching || self.shared.memory.logging() {
+            return false;
+        }
+        if self.tlb.windows().is_some_and(|w| w.suspected()) {
+            let done = self.compare_window();
+            let (stretches, changes) =
+                self.tlb.windows().map_or((0, 0), |w| (w.stretches(), w.take_mappings()));
+            self.charge(stretches * COMPARING + changes * MAPPING);
+            if done.dropped > done.kept {
+                // Most likely another program by now, with the same page for its tables.
+                self.give_up_window();
+            }
+            if self.windows.overcharged > PATIENCE {
+                self.give_up_window();
+            }
+            if !self.tlb.has_window() {
+                return false;
+            }
+        }
+        let Some((windows, table)) = self.tlb.window_and_table() else { return false };
+        if let Err(e) = windows.install(table) {
+            log::debug!("vCPU {}: the host gives a window no memory ({e})", self.id);
+            self.windows.on = false;
+            self.tlb.close_window();
+            return false;
+        }
+        if let Some(linear) = self.windows.wanted.take() {
+            self.fill_window(linear);
+        }
+        self.tlb.has_window()
+    }
+
+    fn compare_window(&mut self) -> Compared {
+        let Some(mut windows) = self.tlb.take_windows() else { return Compared::default() };
+        let done = windows.compare(|linear, pages| self.user_pages(linear, 0..CHUNK, pages));
+        self.tlb.put_windows(windows);
+        done
+    }
+
+    /// Translated code came to run a T0 handler because an access faulted in the host, at this address. The handler ran; `raised` if the
+    /// guest gets a fault.
+    #[cold]
+    pub(crate) fn window_faulted(&mut self, host: u64, raised: bool) {
+        self.charge(SIGNAL);
+        if !self.tlb.has_window() || self.cpl != 3 && !raised {
+            return;
+        }
+        if raised {
+            self.windows.wanted = Some(self.cr2);
+            return;
+        }
+        if !self.ready_window() {
+            // What uses it ends with this instruction.
+            return self.select_tlb(self.tlb_select);
+        }
+        // T0 found it: its entry says the bits above those that are known.
+        let entries = self.tlb.entries(USER);
+        let linear = self.tlb.windows().and_then(|w| w.linear_of(host, |low| entries.tag(READ, low)));
+        if let Some(linear) = linear.filter(|_| self.tlb.has_window()) {
+            self.fill_window(linear);
+        }
+        if self.windows.overcharged > PATIENCE && self.tlb.has_window() {
+            self.give_up_window();
+            self.select_tlb(self.tlb_select);
+        }
+    }
+
+    /// Maps the page of a linear address in the current window, and some around it.
+    fn fill_window(&mut self, linear: u64) {
+        let mut pages = [0; CHUNK];
+        let first = (linear >> 12) as usize % CHUNK / AROUND * AROUND;
+        let around = first..first + AROUND;
+        self.user_pages(linear & !((CHUNK as u64) << 12).wrapping_sub(1), around.clone(), &mut pages);
+        let Some((windows, table)) = self.tlb.window_and_table() else { return };
+        if windows.fill(table, linear, around, &pages) == Filled::Full {
+            windows.clear(Some(table));
+            if let Err(e) = windows.install(table) {
+                log::debug!("vCPU {}: the host gives a window no memory ({e})", self.id);
+            }
+        }
+        let mappings = self.tlb.windows().map_or(0, |w| w.take_mappings());
+        self.charge(mappings * MAPPING);
+    }
+}
