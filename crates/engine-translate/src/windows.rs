@@ -152,9 +152,11 @@ impl Cpu {
             return;
         }
         let (root, _) = self.address_space();
+        let overcharged = std::mem::take(&mut self.windows.overcharged);
         let w = self.windows.watch(root);
-        (w.busy, w.failures) = (0, (w.failures + 1).min(DOUBLINGS));
-        self.windows.overcharged = 0;
+        // Where another program has taken an address space over, it isn't to blame for one that the window paid for.
+        let paid = w.busy >= GOOD && overcharged == 0;
+        (w.busy, w.failures) = (0, if paid { 0 } else { (w.failures + 1).min(DOUBLINGS) });
         self.tlb.close_window();
     }
 
