@@ -32,6 +32,7 @@ pub mod t1;
 pub(crate) mod testing;
 pub mod tlb;
 pub mod vector;
+pub mod vendor;
 pub mod vm;
 
 pub use vm::{Tiers, Translate};

@@ -58,6 +58,8 @@ mod tests_far;
 mod tests_foreign;
 #[cfg(test)]
 mod tests_legacy;
+#[cfg(test)]
+mod tests_vendor;
 mod trace;
 mod vector;
 #[cfg(test)]
