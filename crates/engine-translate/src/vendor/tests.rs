@@ -1,9 +1,9 @@
 //! What differs by vendor, in the interpreter.
 
 use super::*;
-use crate::cpu::{Cpu, ES, RAX, RCX, RDI, RIP, RSP};
+use crate::cpu::{Cpu, ES, RAX, RBP, RCX, RDI, RIP, RSP};
 use crate::fault::Fault;
-use crate::testing::{CODE, DATA, STACK, cpu32, cpu64, peek, poke, step};
+use crate::testing::{CODE, DATA, STACK, cpu16, cpu32, cpu64, peek, poke, step};
 use iced_x86::DecoderOptions;
 use x86::{Cr4, Exception};
 
@@ -55,6 +55,16 @@ fn push_of_a_segment_register_writes_what_the_vendor_does() {
     step(&mut cpu).unwrap();
     assert_eq!(cpu.regs[RSP], STACK - 4);
     assert_eq!(peek(&cpu, STACK - 4, 4), by_vendor([8, 0, 0, 0], [8, 0, 0xff, 0xff]));
+}
+
+#[test]
+fn enter_of_32_bits_on_a_16_bit_stack_keeps_what_the_vendor_does() {
+    // enter 0, 0
+    let mut cpu = cpu16(&[0x66, 0xc8, 0, 0, 0]);
+    cpu.regs[RSP] = 0xabcd_1000;
+    step(&mut cpu).unwrap();
+    assert_eq!(cpu.regs[RSP], 0xabcd_0ffc);
+    assert_eq!(cpu.regs[RBP], by_vendor(0xabcd_0ffc, 0xffc));
 }
 
 #[test]
