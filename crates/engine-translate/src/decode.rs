@@ -4,7 +4,7 @@ use crate::cpu::{Cpu, Mode, RIP, ZERO};
 use crate::fault::Guest;
 use crate::lockstep::{self, Step};
 use crate::op::{Exec, Flow, Op};
-use crate::{exec, system, vector};
+use crate::{exec, system, vector, vendor};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
 
 /// What the owner of an instruction answers.
@@ -36,7 +36,7 @@ pub fn decode(cpu: &mut Cpu, bytes: &[u8], rip: u64, max: usize) -> Vec<Op> {
     let mut instruction = Instruction::default();
     while ops.len() < max {
         let start = decoder.position();
-        decoder.decode_out(&mut instruction);
+        vendor::decode(&mut decoder, bytes, &mut instruction);
         let (lowered, mut op) = match decoder.last_error() {
             DecoderError::NoMoreBytes => break,
             DecoderError::None => {

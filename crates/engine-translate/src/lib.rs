@@ -10,6 +10,8 @@
 //! 3. Memory goes through [`mem`]: a soft TLB ([`tlb`]) in front of the page walk ([`paging`]); writes to pages that hold
 //!    decoded code take the slow path and make the blocks stale.
 //! 4. A fault unwinds as [`fault::Raised`] with the reason in the [`cpu::Cpu`]; `system/` delivers it to the guest.
+//!
+//! The guest's processor is of the host's vendor: [`vendor`] says whose, and what AMD's do otherwise than Intel's.
 #![cfg(target_arch = "x86_64")]
 
 pub mod block;
@@ -32,6 +34,7 @@ pub mod t1;
 pub(crate) mod testing;
 pub mod tlb;
 pub mod vector;
+pub mod vendor;
 pub mod vm;
 pub(crate) mod windows;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::cpu::{Cpu, Mode, RAX};
 use crate::decode::Lowered;
 use crate::fault::Guest;
 use crate::op::Op;
+use crate::vendor;
 use iced_x86::{Instruction, Mnemonic};
 use x86::{Exception, Vector};
 
@@ -16,7 +17,8 @@ fn al(cpu: &Cpu) -> u8 {
     cpu.regs[RAX] as u8
 }
 
-/// AAA (adding) and AAS. Flags but AF and CF are undefined: SF, ZF, PF follow AL.
+/// AAA (adding) and AAS. Flags but AF and CF are undefined: SF, ZF, PF follow AL, on AMD's processors those and OF the sum or
+/// difference of AX.
 fn adjust_ascii<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Guest<()> {
     let ax = cpu.regs[RAX] as u16;
     let adjust = ax & 0xf > 9 || cpu.status & AF != 0;
@@ -27,11 +29,17 @@ fn adjust_ascii<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Guest<()> {
     };
     let result = changed & 0xff0f;
     u16::set(cpu, RAX as u8, result);
-    let al = result as u8;
-    cpu.status = al.test(al) | if adjust { CF | AF } else { 0 };
+    let by = if adjust { 0x106 } else { 0 };
+    let flags = match (vendor::amd(), SUBTRACT) {
+        (true, false) => ax.add(by).1,
+        (true, true) => ax.sub(by).1,
+        (false, _) => (result as u8).test(result as u8),
+    };
+    cpu.status = flags & !(CF | AF) | if adjust { CF | AF } else { 0 };
     Ok(())
 }
 
+/// DAA (adding) and DAS. OF is undefined: clear, on AMD's processors that of one sum or difference.
 fn adjust_decimal<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Guest<()> {
     let old = al(cpu);
     let (old_carry, half) = (cpu.status & CF != 0, cpu.status & AF != 0);
@@ -49,7 +57,12 @@ fn adjust_decimal<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Guest<()> {
         carry = false;
     }
     u8::set(cpu, 0, v);
-    cpu.status = v.test(v) | flags | if carry { CF } else { 0 };
+    let result = match (vendor::amd(), SUBTRACT) {
+        (true, false) => old.add(v.wrapping_sub(old)).1,
+        (true, true) => old.sub(old.wrapping_sub(v)).1,
+        (false, _) => v.test(v),
+    };
+    cpu.status = result & !(CF | AF) | flags | if carry { CF } else { 0 };
     Ok(())
 }
 

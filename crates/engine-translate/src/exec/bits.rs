@@ -3,6 +3,7 @@
 use super::atomic;
 use super::ea::Ea;
 use super::native::NativeWide;
+use super::native_bmi;
 use super::operand::{self, Kind, Source};
 use super::regs::Word;
 use crate::cpu::{Cpu, Mode};
@@ -99,9 +100,15 @@ fn scan<W: Word + NativeWide, S: Source, const REVERSE: bool>(cpu: &mut Cpu, op:
     Ok(())
 }
 
-/// CF: the source is zero. ZF: the result is. The others are undefined; processors clear them.
+/// CF: the source is zero. ZF: the result is. The others are undefined: the host's, or cleared.
 fn count_zeros<W: Word, S: Source, const LEADING: bool>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let v = S::load::<W>(cpu, op)?.wide();
+    if native_bmi::available() {
+        let (n, status) = native_bmi::count_zeros(LEADING, W::SIZE, v, cpu.status);
+        W::set(cpu, op.a, W::of(n));
+        cpu.status = status;
+        return Ok(());
+    }
     let n = if LEADING { v.leading_zeros() + W::BITS - 64 } else { v.trailing_zeros().min(W::BITS) };
     W::set(cpu, op.a, W::of(n as u64));
     cpu.status = 0x200 | if v == 0 { CF } else { 0 } | if n == 0 { ZF } else { 0 };

@@ -1,7 +1,9 @@
 //! BMI1, BMI2 and ADX: three-operand integer instructions (SDM 2, ANDN to SHRX; ADCX, ADOX).
 //!
-//! Computed portably, so that the host needs none of them.
+//! Those that set flags are the host's own instructions where it has them ([`native_bmi`]), for the undefined flags; else,
+//! and the others, they are computed portably.
 
+use super::native_bmi::{self, Two};
 use super::operand::{self, Source};
 use super::regs::Word;
 use crate::cpu::{Cpu, Mode, RDX};
@@ -15,9 +17,16 @@ const PF: u16 = 1 << 10;
 const AF: u16 = 1 << 12;
 const OF: u16 = 1;
 
-/// SF and ZF of a result, CF as given, OF clear. AF and PF are undefined; processors clear them.
+/// SF and ZF of a result, CF as given, OF clear. AF and PF are undefined: cleared, as on Intel's processors.
 fn logic_flags<W: Word>(r: W, carry: bool) -> u16 {
     r.test(r) & !(PF | AF) | if carry { CF } else { 0 }
+}
+
+/// The host's own instruction.
+#[inline(always)]
+fn host<W: Word>(which: Two, a: W, b: W, status: u16) -> (W, u16) {
+    let (r, status) = native_bmi::two(which, W::SIZE == 8, a.wide(), b.wide(), status);
+    (W::of(r), status)
 }
 
 /// A function of two operands: first and second as the manual's syntax without the destination has them.
@@ -34,36 +43,50 @@ macro_rules! three {
         }
     )*};
 }
-three! {
-    Andn |a, b, _s| {
+/// The same, by the host's own instruction where it has it.
+macro_rules! hosted {
+    ($($name:ident |$a:ident, $b:ident| $e:expr;)*) => {$(
+        struct $name;
+        impl Three for $name {
+            #[inline(always)]
+            fn run<W: Word>($a: W, $b: W, status: u16) -> (W, u16) {
+                if native_bmi::available() { host(Two::$name, $a, $b, status) } else { $e }
+            }
+        }
+    )*};
+}
+hosted! {
+    Andn |a, b| {
         let r = W::of(!a.wide() & b.wide());
         (r, logic_flags(r, false))
     };
     // A field of the first: start in the second's bits 7:0, length in 15:8.
-    Bextr |a, control, _s| {
+    Bextr |a, control| {
         let (start, length) = (control.wide() as u8 as u32, (control.wide() >> 8) as u8 as u32);
         let shifted = a.wide().checked_shr(start).unwrap_or(0);
         let r = W::of(shifted & low_bits(length));
-        // SF is undefined; processors clear it.
+        // SF is undefined; Intel's processors clear it.
         (r, logic_flags(r, false) & !(1 << 15))
     };
-    Blsi |_a, b, _s| {
+    Blsi |_a, b| {
         let r = W::of(b.wide().wrapping_neg() & b.wide());
         (r, logic_flags(r, b != W::of(0)))
     };
-    Blsmsk |_a, b, _s| {
+    Blsmsk |_a, b| {
         let r = W::of(b.wide().wrapping_sub(1) ^ b.wide());
         (r, logic_flags(r, b == W::of(0)))
     };
-    Blsr |_a, b, _s| {
+    Blsr |_a, b| {
         let r = W::of(b.wide().wrapping_sub(1) & b.wide());
         (r, logic_flags(r, b == W::of(0)))
     };
-    Bzhi |a, index, _s| {
+    Bzhi |a, index| {
         let n = index.wide() as u8 as u32;
         let r = W::of(a.wide() & low_bits(n));
         (r, logic_flags(r, n >= W::BITS))
     };
+}
+three! {
     Pdep |a, mask, s| (W::of(deposit(a.wide(), mask.wide())), s);
     Pext |a, mask, s| (W::of(extract(a.wide(), mask.wide())), s);
     Sarx |a, count, s| (W::of((a.signed() >> shift_count::<W>(count)) as u64), s);

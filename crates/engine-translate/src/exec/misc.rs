@@ -7,6 +7,7 @@ use crate::cpu::{Cpu, Mode};
 use crate::decode::Lowered;
 use crate::fault::Guest;
 use crate::op::{Exec, Op};
+use crate::vendor;
 use iced_x86::{Instruction, Mnemonic};
 use x86::{Exception, Rflags, Vector};
 
@@ -79,7 +80,10 @@ fn bound<W: Word>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let at = ea::Checked::linear(cpu, op, offset, 2 * W::SIZE as u64, false)?;
     let lower = cpu.read::<W>(at)?.signed();
     let index = W::get(cpu, op.a).signed();
-    // An index below the lower bound doesn't read the upper one.
+    // An index below the lower bound doesn't read the upper one, but on AMD's processors (measured on Zen 3).
+    if vendor::amd() {
+        cpu.read::<W>(at.wrapping_add(W::SIZE as u64) & 0xffff_ffff)?;
+    }
     if index >= lower && index <= cpu.read::<W>(at.wrapping_add(W::SIZE as u64) & 0xffff_ffff)?.signed() {
         return Ok(());
     }

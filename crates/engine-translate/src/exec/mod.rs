@@ -19,6 +19,7 @@ pub mod misc;
 pub mod mov;
 pub mod muldiv;
 pub mod native;
+pub mod native_bmi;
 pub mod regs;
 pub mod shift;
 pub mod stack;

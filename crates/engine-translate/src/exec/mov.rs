@@ -8,6 +8,7 @@ use crate::cpu::{Cpu, Mode, RAX, RBX, RDX};
 use crate::decode::Lowered;
 use crate::fault::Guest;
 use crate::op::{Exec, Op};
+use crate::vendor;
 use iced_x86::{ConditionCode, Instruction, Mnemonic};
 
 fn mov_to_register<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
@@ -31,6 +32,13 @@ fn zero_extend<D: Word, W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Guest<()>
 fn sign_extend<D: Word, W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let v = S::load::<W>(cpu, op)?;
     D::set(cpu, op.a, D::of(v.signed() as u64));
+    Ok(())
+}
+
+/// MOVSXD to 16 bits, with a source of 32.
+fn truncate<S: Source>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
+    let v = S::load::<u32>(cpu, op)?;
+    u16::set(cpu, op.a, v as u16);
     Ok(())
 }
 
@@ -145,6 +153,12 @@ pub fn select(i: &Instruction, op: &mut Op, mode: Mode) -> Option<Lowered> {
     Lowered::next(match i.mnemonic() {
         Mov | Movnti => select_mov(i, op, mode)?,
         Movzx => select_extension(i, op, mode, false)?,
+        // Intel's processors read 16 bits (SDM 2B "MOVSXD"), AMD's 32 (measured on Zen 3).
+        Movsxd if operand::size(i, 0) == 2 && vendor::amd() => {
+            operand::destination(i, 0, op, mode)?;
+            let source = operand::source(i, 1, op, mode)?;
+            register_or_memory!(source, S => truncate::<S> as Exec)
+        }
         Movsx | Movsxd => select_extension(i, op, mode, true)?,
         Lea => {
             let size = operand::size(i, 0);

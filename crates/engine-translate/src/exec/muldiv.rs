@@ -18,7 +18,7 @@ fn high<W: Word>() -> u8 {
 fn mul<W: Word, S: Source, const SIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let b = S::load::<W>(cpu, op)?;
     let a = W::get(cpu, RAX as u8);
-    let (low, up, status) = if SIGNED { a.imul(b) } else { a.mul(b) };
+    let (low, up, status) = if SIGNED { a.imul(b, cpu.status) } else { a.mul(b, cpu.status) };
     W::set(cpu, RAX as u8, low);
     W::set(cpu, high::<W>(), up);
     cpu.status = status;
@@ -27,7 +27,7 @@ fn mul<W: Word, S: Source, const SIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Guest<
 
 fn imul2<W: Word + NativeWide, S: Source>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let b = S::load::<W>(cpu, op)?;
-    let (r, status) = W::get(cpu, op.a).imul2(b);
+    let (r, status) = W::get(cpu, op.a).imul2(b, cpu.status);
     W::set(cpu, op.a, r);
     cpu.status = status;
     Ok(())
@@ -36,7 +36,7 @@ fn imul2<W: Word + NativeWide, S: Source>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
 /// Three operands: the source times `op.imm`.
 fn imul3<W: Word + NativeWide, S: Source>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let b = S::load::<W>(cpu, op)?;
-    let (r, status) = b.imul2(W::of(op.imm));
+    let (r, status) = b.imul2(W::of(op.imm), cpu.status);
     W::set(cpu, op.a, r);
     cpu.status = status;
     Ok(())

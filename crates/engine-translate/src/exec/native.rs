@@ -26,9 +26,9 @@ pub trait Native: Copy {
     fn ror(self, count: u8, status: u16) -> (Self, u16);
     fn rcl(self, count: u8, status: u16) -> (Self, u16);
     fn rcr(self, count: u8, status: u16) -> (Self, u16);
-    /// Low half, high half.
-    fn mul(self, b: Self) -> (Self, Self, u16);
-    fn imul(self, b: Self) -> (Self, Self, u16);
+    /// Low half, high half. Flags are an input: some processors leave the undefined ones as they were.
+    fn mul(self, b: Self, status: u16) -> (Self, Self, u16);
+    fn imul(self, b: Self, status: u16) -> (Self, Self, u16);
     /// Quotient and remainder of `high:self`; the caller has made sure that the quotient fits.
     ///
     /// # Safety
@@ -54,7 +54,7 @@ pub trait NativeWide: Native {
     fn bsf(self, b: Self, status: u16) -> (Self, u16);
     fn bsr(self, b: Self, status: u16) -> (Self, u16);
     /// The two-operand form: truncated product.
-    fn imul2(self, b: Self) -> (Self, u16);
+    fn imul2(self, b: Self, status: u16) -> (Self, u16);
 }
 
 /// Flags are an output only.
@@ -194,24 +194,23 @@ macro_rules! wide {
         }
         impl NativeWide for $t {
             double_shift!($m, shld "shld", shrd "shrd");
-            kept!($m, bt "bt", bts "bts", btr "btr", btc "btc", bsf "bsf", bsr "bsr");
-            fresh!(reg, $m, imul2 "imul");
+            kept!($m, bt "bt", bts "bts", btr "btr", btc "btc", bsf "bsf", bsr "bsr", imul2 "imul");
         }
     };
 }
 macro_rules! multiply {
     ($m:literal, $low:tt, $high:tt, $($name:ident $mnemonic:literal),*) => {$(
         #[inline(always)]
-        fn $name(self, b: Self) -> (Self, Self, u16) {
-            let (product, high, status): (u64, Self, u64);
+        fn $name(self, b: Self, status: u16) -> (Self, Self, u16) {
+            let (product, high, out): (u64, Self, u64);
             // SAFETY: registers only.
             unsafe {
-                asm!("mov rax, {a}", concat!($mnemonic, " {b", $m, "}"),
+                asm!("add al, 0x7f", "sahf", "mov rax, {a}", concat!($mnemonic, " {b", $m, "}"),
                     concat!("mov {a", $m, "}, ", $low), "lahf", "seto al",
-                    a = inout(reg) self as u64 => product, b = in(reg) b, out("rax") status, out($high) high,
-                    options(pure, nomem, nostack));
+                    a = inout(reg) self as u64 => product, b = in(reg) b, inout("rax") status as u64 => out,
+                    out($high) high, options(pure, nomem, nostack));
             }
-            (product as Self, high, status as u16)
+            (product as Self, high, out as u16)
         }
     )*};
 }
@@ -237,25 +236,25 @@ wide!(u64, ":r", "rax", "rdx");
 
 impl Native for u8 {
     common!(reg_byte, "");
-    fn mul(self, b: u8) -> (u8, u8, u16) {
-        let (product, status): (u64, u16);
+    fn mul(self, b: u8, status: u16) -> (u8, u8, u16) {
+        let (product, out): (u64, u16);
         // SAFETY: registers only.
         unsafe {
-            asm!("mov eax, {p:e}", "mul {b}", "mov {p:e}, eax", "lahf", "seto al",
-                p = inout(reg) self as u64 => product, b = in(reg_byte) b, out("ax") status,
+            asm!("add al, 0x7f", "sahf", "mov eax, {p:e}", "mul {b}", "mov {p:e}, eax", "lahf", "seto al",
+                p = inout(reg) self as u64 => product, b = in(reg_byte) b, inout("ax") status => out,
                 options(pure, nomem, nostack));
         }
-        (product as u8, (product >> 8) as u8, status)
+        (product as u8, (product >> 8) as u8, out)
     }
-    fn imul(self, b: u8) -> (u8, u8, u16) {
-        let (product, status): (u64, u16);
+    fn imul(self, b: u8, status: u16) -> (u8, u8, u16) {
+        let (product, out): (u64, u16);
         // SAFETY: registers only.
         unsafe {
-            asm!("mov eax, {p:e}", "imul {b}", "mov {p:e}, eax", "lahf", "seto al",
-                p = inout(reg) self as u64 => product, b = in(reg_byte) b, out("ax") status,
+            asm!("add al, 0x7f", "sahf", "mov eax, {p:e}", "imul {b}", "mov {p:e}, eax", "lahf", "seto al",
+                p = inout(reg) self as u64 => product, b = in(reg_byte) b, inout("ax") status => out,
                 options(pure, nomem, nostack));
         }
-        (product as u8, (product >> 8) as u8, status)
+        (product as u8, (product >> 8) as u8, out)
     }
     unsafe fn div(self, high: u8, b: u8, status: u16) -> (u8, u8, u16) {
         let (result, out): (u64, u16);

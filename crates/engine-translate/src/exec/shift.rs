@@ -8,6 +8,7 @@ use crate::cpu::{Cpu, Mode, RCX};
 use crate::decode::Lowered;
 use crate::fault::Guest;
 use crate::op::{Exec, Op};
+use crate::vendor;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 /// A shift or rotation by `count`, which the operation itself masks. A count of zero changes no flag.
@@ -29,8 +30,8 @@ macro_rules! shifts {
 }
 shifts!(Shl shl, Shr shr, Sar sar, Rol rol, Ror ror, Rcl rcl, Rcr rcr);
 
-/// Rotations of a register by an immediate: OF, which is only defined for a count of one, is left alone for others, as
-/// Intel's processors do (by CL, or in memory, they write it).
+/// Rotations of a register by an immediate, on Intel's processors: OF, which is only defined for a count of one, is left
+/// alone for others (by CL, or in memory, they write it, and AMD's do always).
 macro_rules! rotations {
     ($($name:ident $method:ident),*) => {$(
         struct $name;
@@ -141,7 +142,8 @@ fn double<O: DoubleShift>(i: &Instruction, op: &mut Op, mode: Mode) -> Option<Ex
 
 /// The handlers of this file.
 pub fn select(i: &Instruction, op: &mut Op, mode: Mode) -> Option<Lowered> {
-    let register_by_immediate = i.op0_kind() == OpKind::Register && i.op1_kind() == OpKind::Immediate8;
+    let register_by_immediate =
+        i.op0_kind() == OpKind::Register && i.op1_kind() == OpKind::Immediate8 && !vendor::amd();
     Lowered::next(match i.mnemonic() {
         // 6 in the opcode's reg field shifts left as well.
         Mnemonic::Shl | Mnemonic::Sal => shift::<Shl>(i, op, mode)?,

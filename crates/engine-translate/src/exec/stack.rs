@@ -7,6 +7,7 @@ use crate::cpu::{Cpu, Mode, RBP, RSP, SS};
 use crate::decode::Lowered;
 use crate::fault::Guest;
 use crate::op::{Exec, Op};
+use crate::vendor;
 use iced_x86::{Instruction, Mnemonic};
 use x86::{Cr0, Cr4, Rflags};
 
@@ -208,7 +209,9 @@ fn enter(cpu: &mut Cpu, op: &Op) -> Guest<()> {
         }
     };
     store(cpu, 1, cpu.regs[RBP])?;
-    let frame_pointer = sp(1);
+    // With 32 bits on a stack of 16, AMD's processors keep the upper half of ESP (measured on Zen 3), Intel's clear it.
+    let above = if vendor::amd() { before & !mask & 0xffff_ffff } else { 0 };
+    let frame_pointer = above | sp(1);
     for n in 1..level as u64 {
         // The outer frames' pointers, copied from below the old frame pointer.
         let offset = cpu.regs[RBP].wrapping_sub(size * n) & mask;
@@ -227,8 +230,10 @@ fn enter(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     }
     // The new top of the stack has to be writable, or the next push would have to fault here.
     let top = sp(pushed).wrapping_sub(frame) & mask;
-    let at = cpu.segment_linear(SS, top, 1, true)?;
-    cpu.probe_write(at, 1)?;
+    // AMD's processors check it as a push, with its alignment (measured on Zen 3).
+    let probed = if vendor::amd() { size } else { 1 };
+    let at = cpu.segment_linear(SS, top, probed, true)?;
+    cpu.probe_write(at, probed)?;
     match size {
         2 => u16::set(cpu, RBP as u8, frame_pointer as u16),
         4 => u32::set(cpu, RBP as u8, frame_pointer as u32),

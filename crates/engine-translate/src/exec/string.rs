@@ -9,6 +9,7 @@ use crate::cpu::{Cpu, ES, Mode, RAX, RCX, RDI, RIP, RSI};
 use crate::decode::{Lowered, segment};
 use crate::fault::{Guest, Raised};
 use crate::op::{Exec, Op};
+use crate::vendor;
 use address::PAGE_SIZE;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 use std::arch::asm;
@@ -476,7 +477,7 @@ fn compare_chunk<C: Comparison, W: Word, const EQUAL: bool>(
 fn repeat_compare<C: Comparison, W: Word, const EQUAL: bool>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let walk = Walk::new::<W>(cpu, op);
     let single = one_at_a_time(cpu);
-    let before = cpu.status;
+    let (before, amd) = (cpu.status, vendor::amd());
     let (mut chunks, mut elements) = (0, 0);
     while chunks < CHUNKS && elements < ELEMENTS {
         let count = cpu.regs[RCX] & walk.mask;
@@ -491,8 +492,11 @@ fn repeat_compare<C: Comparison, W: Word, const EQUAL: bool>(cpu: &mut Cpu, op: 
         chunks += (done > 0) as u32;
         if done == 0 {
             if compare_one::<C, W>(cpu, op, &walk).is_err() {
-                // The flags are those before the instruction (SDM 2B 4.3, "REP").
-                cpu.status = before;
+                // The flags are those before the instruction (SDM 2B 4.3, "REP"); AMD's processors leave those of the last
+                // comparison made (measured on Zen 3).
+                if !amd {
+                    cpu.status = before;
+                }
                 return Err(Raised);
             }
             done = 1;
@@ -508,7 +512,9 @@ fn repeat_compare<C: Comparison, W: Word, const EQUAL: bool>(cpu: &mut Cpu, op: 
         }
     }
     // So that a fault in a later part finds them, too.
-    cpu.status = before;
+    if !amd {
+        cpu.status = before;
+    }
     leave(cpu, op, false)
 }
 

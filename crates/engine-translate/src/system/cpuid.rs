@@ -5,9 +5,9 @@ use crate::fault::Guest;
 use crate::op::Op;
 use crate::paging::PHYSICAL_BITS;
 use crate::vector::host_features;
+use crate::vendor::amd;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use irqchip::local_apic::TIMER_KHZ;
-use std::sync::OnceLock;
 use x86::Cr4;
 
 /// The registers of one leaf.
@@ -65,16 +65,6 @@ const FEATURES_81_EDX: u32 = bits([11, 20, 26, 27, 29]);
 const AMD_REPEATED: u32 = 0x0183_f3ff;
 /// KVM_FEATURE_CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, CLOCKSOURCE_STABLE_BIT.
 const KVM_FEATURES: u32 = bits([0, 1, 3, 24]);
-
-/// Whether the host is AMD's or a relative: its leaves then look that way.
-pub(super) fn host_is_amd() -> bool {
-    static AMD: OnceLock<bool> = OnceLock::new();
-    *AMD.get_or_init(|| {
-        let l = __cpuid(0);
-        // "AuthenticAMD" or "HygonGenuine".
-        matches!(l.ebx, 0x6874_7541 | 0x6f67_7948)
-    })
-}
 
 fn host(leaf: u32, subleaf: u32) -> Leaf {
     let max = __cpuid(leaf & 0x8000_0000).eax;
@@ -146,7 +136,7 @@ pub fn answer(asker: &Asker, leaf: u32, subleaf: u32) -> Leaf {
         0x4000_0001 => Leaf { eax: KVM_FEATURES, ..Leaf::default() },
         MAX_HYPERVISOR => Leaf { eax: asker.tsc_khz as u32, ebx: TIMER_KHZ as u32, ..Leaf::default() },
         0x8000_0000 => {
-            let max = if host_is_amd() { MAX_EXTENDED_AMD } else { MAX_EXTENDED };
+            let max = if amd() { MAX_EXTENDED_AMD } else { MAX_EXTENDED };
             Leaf { eax: max, ..host(0x8000_0000, 0) }
         }
         0x8000_0001 => extended_features(asker),
@@ -155,14 +145,12 @@ pub fn answer(asker: &Asker, leaf: u32, subleaf: u32) -> Leaf {
         // The TSC is invariant.
         0x8000_0007 => Leaf { edx: 1 << 8, ..Leaf::default() },
         0x8000_0008 => addresses(asker),
-        0x8000_001d if host_is_amd() => cache(asker, host(leaf, subleaf)),
-        0x8000_001e if host_is_amd() => {
-            Leaf { eax: asker.apic_id, ebx: asker.apic_id & 0xff, ..Leaf::default() }
-        }
+        0x8000_001d if amd() => cache(asker, host(leaf, subleaf)),
+        0x8000_001e if amd() => Leaf { eax: asker.apic_id, ebx: asker.apic_id & 0xff, ..Leaf::default() },
         // SRSO_NO, TSA_SQ_NO, TSA_L1_NO: what kernels do against the one (returns by thunks) and the other (VERW on every way to a program) acts
         // on the processor that executes it. Here a guest's returns are translated, and all of a guest runs as one program of the host's, whose
         // kernel sees to what leaves that. They would cost a program's every system call and protect nothing.
-        0x8000_0021 if host_is_amd() => Leaf { eax: 1 << 29, ecx: 1 << 1 | 1 << 2, ..Leaf::default() },
+        0x8000_0021 if amd() => Leaf { eax: 1 << 29, ecx: 1 << 1 | 1 << 2, ..Leaf::default() },
         _ => Leaf::default(),
     }
 }
@@ -214,7 +202,7 @@ fn cache(asker: &Asker, h: Leaf) -> Leaf {
     }
     let level = h.eax >> 5 & 7;
     let sharing = if level >= 3 { asker.vcpus - 1 } else { 0 };
-    let cores = if host_is_amd() { 0 } else { (asker.vcpus.next_power_of_two() - 1).min(63) };
+    let cores = if amd() { 0 } else { (asker.vcpus.next_power_of_two() - 1).min(63) };
     Leaf { eax: h.eax & 0x3fff | sharing.min(0xfff) << 14 | cores << 26, ..h }
 }
 
@@ -259,22 +247,22 @@ fn extended_features(asker: &Asker) -> Leaf {
     let h = host(0x8000_0001, 0);
     let mut edx = FEATURES_81_EDX;
     let mut ecx = FEATURES_81_ECX | h.ecx & HOST_81_ECX;
-    if host_is_amd() {
+    if amd() {
         edx |= FEATURES_1_EDX & AMD_REPEATED;
         // CmpLegacy and topology extensions.
         ecx |= ((asker.vcpus > 1) as u32) << 1 | 1 << 22;
     }
-    Leaf { eax: if host_is_amd() { h.eax } else { 0 }, ebx: 0, ecx, edx }
+    Leaf { eax: if amd() { h.eax } else { 0 }, ebx: 0, ecx, edx }
 }
 
 fn addresses(asker: &Asker) -> Leaf {
     let eax = 48 << 8 | PHYSICAL_BITS as u32;
-    if !host_is_amd() {
+    if !amd() {
         return Leaf { eax, ..Leaf::default() };
     }
     let id_size = asker.vcpus.next_power_of_two().trailing_zeros();
-    // IBPB, IBRS, STIBP, always-on IBRS, and safe from branch type confusion.
-    let ebx = bits([12, 14, 15, 16, 29]);
+    // x87's pointers are always restored; IBPB, IBRS, STIBP, always-on IBRS, and safe from branch type confusion.
+    let ebx = bits([2, 12, 14, 15, 16, 29]);
     Leaf { eax, ebx, ecx: id_size << 12 | (asker.vcpus - 1) & 0xff, edx: 0 }
 }
 

@@ -117,7 +117,7 @@ pub(super) fn wrmsr(cpu: &mut Cpu, _: &Op) -> Guest<()> {
 impl Cpu {
     /// The value of an MSR; `None` where there is none, or it can't be read now.
     pub(crate) fn read_msr(&mut self, index: u32) -> Option<u64> {
-        let amd = super::cpuid::host_is_amd();
+        let amd = crate::vendor::amd();
         Some(match index {
             msr::TSC_DEADLINE => self.with_apic(|apic, now| apic.tsc_deadline(now)),
             msr::APIC_BASE => self.with_apic(|apic, _| apic.base()),
@@ -239,8 +239,7 @@ impl Cpu {
                 self.write_wall_clock(value);
             }
             // Of the north bridge, kernels set a bit that lets them reach configuration space by port CF8h: the board has it all the same.
-            msr::AMD_SYSCFG | msr::AMD_HWCR | msr::AMD_NB_CFG | msr::AMD_DE_CFG
-                if super::cpuid::host_is_amd() => {}
+            msr::AMD_SYSCFG | msr::AMD_HWCR | msr::AMD_NB_CFG | msr::AMD_DE_CFG if crate::vendor::amd() => {}
             _ => {
                 return match self.sys.mtrrs.slot(index) {
                     Some(slot) if Mtrrs::valid(index, value) => {

@@ -40,8 +40,8 @@ fn shadow(cpu: &mut Cpu, reg: usize) {
 pub(super) fn push(cpu: &mut Cpu, op: &Op) -> Guest<()> {
     let mut stack = Stack::current(cpu);
     let selector = cpu.seg[op.a as usize & 7].selector as u64;
-    // With 32 bits only half of the slot is written, as current processors do.
-    if op.size == 4 {
+    // With 32 bits Intel's current processors write only half of the slot (SDM 2B, "PUSH"), AMD's all of it.
+    if op.size == 4 && !crate::vendor::amd() {
         stack.push_selector(cpu, selector as u16)?;
     } else {
         stack.push(cpu, op.size, selector)?;

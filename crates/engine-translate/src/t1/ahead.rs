@@ -15,7 +15,8 @@ use super::compile::Compiler;
 use super::flags::{Flags, effect};
 use super::forms;
 use super::tails::Tail;
-use iced_x86::{Decoder, DecoderOptions, FlowControl};
+use crate::vendor;
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use memory::tracking::granules;
 
 /// Instructions and bytes looked at.
@@ -60,9 +61,9 @@ impl Compiler<'_> {
         let bytes = &bytes[..bytes.len().min(BYTES)];
         let ip = self.page.wrapping_add(delta as u64);
         let mut decoder = Decoder::with_ip(self.mode.bits(), bytes, ip, DecoderOptions::NONE);
-        let mut wanted = forms::STATUS;
+        let (mut i, mut wanted) = (Instruction::default(), forms::STATUS);
         for _ in 0..INSTRUCTIONS {
-            let i = decoder.decode();
+            vendor::decode(&mut decoder, bytes, &mut i);
             let (read, set) = effect(&i);
             if i.is_invalid() || read & wanted != 0 || i.flow_control() != FlowControl::Next {
                 return false;

@@ -15,6 +15,7 @@ use crate::block::Block;
 use crate::cache::faults::Fault;
 use crate::cpu::{CS, Cpu, Mode, RIP};
 use crate::op::{Flow, Op};
+use crate::vendor;
 use address::{GuestPhys, PAGE_SIZE};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use memory::GuestMemory;
@@ -151,7 +152,8 @@ pub fn compile(
         let rip = rip.wrapping_add(behind as u64) & mode.rip_mask();
         let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
         for op in b.ops.iter() {
-            let i = decoder.decode();
+            let mut i = Instruction::default();
+            vendor::decode(&mut decoder, bytes, &mut i);
             // What doesn't decode is T0's, and the block's last.
             if i.len() != op.len as usize && op.flow == Flow::Next {
                 return None;

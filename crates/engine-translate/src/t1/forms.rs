@@ -1,5 +1,6 @@
 //! Which instructions are taken as they are, with registers and memory operand replaced.
 
+use crate::vendor;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, RflagsBits};
 use std::sync::OnceLock;
 
@@ -44,8 +45,10 @@ pub fn plain(i: &Instruction) -> Option<Form> {
     use Mnemonic::*;
     let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
     let taken = match i.mnemonic() {
-        Mov | Movzx | Movsx | Movsxd | Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Inc | Dec
-        | Neg | Not | Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd | Bsf | Bsr => true,
+        // To 16 bits, MOVSXD's source is of 16 bits or 32, as the vendor has it.
+        Movsxd => i.op0_register().size() > 2,
+        Mov | Movzx | Movsx | Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Inc | Dec | Neg | Not
+        | Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd | Bsf | Bsr => true,
         Imul => i.op_count() > 1,
         Cmova | Cmovae | Cmovb | Cmovbe | Cmove | Cmovg | Cmovge | Cmovl | Cmovle | Cmovne | Cmovno
         | Cmovnp | Cmovns | Cmovo | Cmovp | Cmovs => true,
@@ -81,9 +84,16 @@ pub fn plain(i: &Instruction) -> Option<Form> {
         Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd | Bt | Bts | Btr | Btc | Bsf | Bsr => {
             true
         }
+        // AMD's processors leave what is undefined as it is.
+        Imul | Lzcnt | Tzcnt => vendor::amd(),
         _ => modified != 0 && modified != STATUS,
     };
-    Some(Form { needs_flags: keeps_some || i.rflags_read() & STATUS != 0, writes_flags: modified != 0 })
+    // By a multiple of operand and CF's bits nothing moves, but OF, which is undefined, may change.
+    let through_carry = matches!(i.mnemonic(), Rcl | Rcr);
+    Some(Form {
+        needs_flags: keeps_some || i.rflags_read() & STATUS != 0,
+        writes_flags: modified != 0 || through_carry,
+    })
 }
 
 /// What the address of a memory operand of `size` bytes has to be a multiple of here: a locked access must not cross a
@@ -198,7 +208,7 @@ mod tests {
         assert_eq!(form(&[0x0f, 0x44, 0xc3]), f(true, false), "cmove eax, ebx");
         assert_eq!(form(&[0xd3, 0xe0]), f(true, true), "shl eax, cl");
         assert_eq!(form(&[0xf7, 0xd0]), f(false, false), "not eax");
-        assert_eq!(form(&[0x0f, 0xaf, 0xc3]), f(false, true), "imul eax, ebx");
+        assert_eq!(form(&[0x0f, 0xaf, 0xc3]), f(vendor::amd(), true), "imul eax, ebx");
         assert_eq!(form(&[0xf7, 0xe3]), None, "mul ebx has implied operands");
         assert_eq!(form(&[0xf0, 0x01, 0x18]), f(false, true), "lock add [rax], ebx");
         assert_eq!(form(&[0xf0, 0x01, 0xd8]), None, "lock add eax, ebx");

@@ -63,6 +63,8 @@ mod tests_foreign;
 mod tests_groups;
 #[cfg(test)]
 mod tests_legacy;
+#[cfg(test)]
+mod tests_vendor;
 mod through;
 mod trace;
 mod vector;

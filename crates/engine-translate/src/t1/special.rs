@@ -7,6 +7,7 @@ use super::forms::alignment;
 use super::lower::replace_memory;
 use super::registers::{self, ACCUMULATOR, Place, STACK, slot};
 use super::runtime::field;
+use crate::vendor;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 /// The host register of the guest's RBP.
@@ -153,6 +154,7 @@ impl Compiler<'_> {
             let miss = self.slow(k);
             let m = self.reach(k, &ea, i.memory_size().size(), 1, false, true, miss);
             replace_memory(&mut out, m);
+            self.flags = Flags::Saved;
             slow = Some(miss);
         } else {
             let r = i.op0_register();
@@ -164,6 +166,10 @@ impl Compiler<'_> {
                 }
             };
             out.set_op0_register(register(host, r.size()));
+        }
+        // AMD's processors leave the undefined ones as they are.
+        if vendor::amd() && self.flags_live[k] {
+            self.need_flags();
         }
         self.encode_with_accumulator(&out)?;
         if let Some(slow) = slow {

@@ -351,8 +351,12 @@ fn flags_that_are_read_later_survive_accesses() {
         "rol r15w, 5",
         "mov [rdi + 0x510], r15",
         "rcl r11, 1",
+        // Of its flags only CF and OF are defined.
         "imul r11, rdx, 33",
         "mov r12, [rdi]",
+        "cmovc rbp, r12",
+        "sub r11, r12",
+        "mov r12, [rdi + 8]",
         "lahf",
         "cmovs rbp, r12",
         "dec ecx",

@@ -5,6 +5,7 @@ use crate::cpu::{Cpu, RDI};
 use crate::decode::{Lowered, segment};
 use crate::fault::Guest;
 use crate::op::{Exec, Op};
+use crate::vendor;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 /// VZEROALL and VZEROUPPER.
@@ -204,15 +205,20 @@ fn gather<const N: usize, const INDEX: usize>(cpu: &mut Cpu, op: &Op) -> Guest<(
     let index = cpu.ymm(op.extra as u8);
     let (mut out, mut mask) = (cpu.ymm(op.a), cpu.ymm(op.b));
     let base = cpu.regs[op.base as usize % 18].wrapping_add(op.disp);
-    // The mask's elements become all ones or all zeros first: seen where one faults.
-    for element in mask[..len].chunks_exact_mut(N) {
-        element.fill(((element[N - 1] as i8) >> 7) as u8);
+    // The mask's elements become all ones or all zeros first: seen where one faults. On AMD's processors they stay until it
+    // is their turn, and so do the upper halves (measured on Zen 3).
+    let amd = vendor::amd();
+    if !amd {
+        for element in mask[..len].chunks_exact_mut(N) {
+            element.fill(((element[N - 1] as i8) >> 7) as u8);
+        }
+        mask[len..].fill(0);
     }
-    mask[len..].fill(0);
     let mut loaded = false;
     for n in 0..count {
         let at = n * N;
         if mask[at + N - 1] & 0x80 == 0 {
+            mask[at..at + N].fill(0);
             continue;
         }
         let i = &index[n * INDEX..(n + 1) * INDEX];
@@ -237,7 +243,9 @@ fn gather<const N: usize, const INDEX: usize>(cpu: &mut Cpu, op: &Op) -> Guest<(
             }
             Err(raised) => {
                 if loaded {
-                    out[len..].fill(0);
+                    if !amd {
+                        out[len..].fill(0);
+                    }
                     cpu.set_ymm(op.a, &out);
                 }
                 cpu.set_ymm(op.b, &mask);

@@ -10,6 +10,7 @@ use crate::cpu::{Cpu, RAX, RCX, RDX};
 use crate::decode::Lowered;
 use crate::fault::Guest;
 use crate::op::Op;
+use crate::vendor;
 use iced_x86::{Code, Instruction};
 use x86::{Cr0, Cr4};
 
@@ -37,6 +38,9 @@ pub(super) fn select(i: &Instruction) -> Option<Lowered> {
     }
 }
 
+/// FSW's exception summary.
+const ES: u16 = 0x80;
+
 /// The memory image of FXSAVE and XSAVE, as far as it goes.
 type Image = [u8; AREA];
 
@@ -54,6 +58,10 @@ impl Cpu {
         if !WIDE {
             image[FIP + 4..FIP + 8].fill(0);
             image[FDP + 4..FDP + 8].fill(0);
+        }
+        // AMD's processors show the pointers of a pending exception only (APM 5 "FXSAVE"; measured on Zen 3).
+        if vendor::amd() && self.vector.get16(FSW) & ES == 0 {
+            image[FOP..MXCSR].fill(0);
         }
         image[ST0..XMM0].copy_from_slice(&from[ST0..XMM0]);
     }

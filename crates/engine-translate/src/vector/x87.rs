@@ -7,6 +7,7 @@ use crate::cpu::{Cpu, RAX};
 use crate::decode::Lowered;
 use crate::fault::Guest;
 use crate::op::{Exec, Op};
+use crate::vendor;
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register};
 use x86::{Cr0, Cr4, Exception, Vector};
 
@@ -185,6 +186,11 @@ fn store<const WAITS: bool>(cpu: &mut Cpu, op: &Op) -> Guest<()> {
         cpu.pending_x87()?;
     }
     let len = op.size as usize;
+    // On AMD's processors a fault of the store comes before the exceptions of the instruction (measured on Zen 3).
+    if vendor::amd() {
+        let linear = cpu.vector_linear(op, len as u64, true)?;
+        cpu.probe_write(linear, len as u64)?;
+    }
     let before = cpu.vector.area.clone();
     cpu.vector.bounce.0[..16].copy_from_slice(&UNTOUCHED);
     cpu.run_x87(op)?;

@@ -13,10 +13,12 @@ mod rng;
 mod special;
 mod state;
 mod translated;
+mod undefined;
 mod values;
 
 use catalogue::Class;
 use descriptors::{Entry, pool};
+use engine_translate::vendor::amd;
 use generate::{Generator, Item, Sequence};
 use iced_x86::{Code, Decoder, DecoderOptions, FastFormatter, Mnemonic, OpKind};
 use native::Native;
@@ -85,6 +87,14 @@ impl Sides {
                 let flags = &mut ours.registers.rflags;
                 *flags = *flags & !STATUS | native.registers.rflags & STATUS;
             }
+            if !tier.exact_flags() && amd() {
+                let undefined = undefined::follow(s);
+                if undefined.read {
+                    ours.clone_from(&native);
+                }
+                let flags = &mut ours.registers.rflags;
+                *flags = *flags & !undefined.at_end | native.registers.rflags & undefined.at_end;
+            }
         }
         // Whether bytes not selected may fault is the processor's choice (SDM 2B, "MASKMOVQ").
         let masked = |i: &Item| {
@@ -96,9 +106,14 @@ impl Sides {
         if tiers.iter().any(|t| t.ending != native.ending) && s.items.iter().any(masked) {
             return None;
         }
+        if tiers.iter().any(|t| sets_misaligned_mode(&code, s, &native, t)) {
+            return None;
+        }
         for ours in &mut tiers {
             tolerate(&code, s, &native, ours);
-            tolerate_pointers(s, &native, ours);
+            if tolerate_pointers(s, &native, ours) {
+                return None;
+            }
         }
         Some(Outcomes { native, tiers })
     }
@@ -151,6 +166,13 @@ fn tolerate(code: &[u8], s: &Sequence, native: &Outcome, ours: &mut Outcome) {
     else {
         return;
     };
+    // Whether an access across 4 GiB exceeds a limit of 4 GiB is the processor's choice (SDM 3A 5.3): AMD's say yes.
+    let across =
+        matches!(ours.ending, Ending::Exception { vector: 14, address: 0xffff_fff0..=0xffff_ffff, .. });
+    if amd() && s.bits == 32 && across && matches!(vector, 12 | 13) {
+        ours.ending = native.ending;
+        return tolerate(code, s, native, ours);
+    }
     let page = |e: Ending| match e {
         Ending::Exception { code, address, .. } => (code, address >> 12),
         Ending::Ran => (0, 0),
@@ -205,21 +227,43 @@ fn tolerate(code: &[u8], s: &Sequence, native: &Outcome, ours: &mut Outcome) {
     }
 }
 
-/// FOP, FIP and FDP: cleared, as AMD's processors do, where no exception can be pending.
-fn tolerate_pointers(s: &Sequence, native: &Outcome, ours: &mut Outcome) {
+/// Whether ours refuses an MXCSR with AMD's MM bit (APM 1 4.2.2), which guests are not told of, and the processor takes it.
+fn sets_misaligned_mode(code: &[u8], s: &Sequence, native: &Outcome, ours: &Outcome) -> bool {
+    // CPUID.8000_0001H:ECX.MisAlignSse.
+    let have = amd() && std::arch::x86_64::__cpuid(0x8000_0001).ecx & 1 << 7 != 0;
+    let refused = matches!(ours.ending, Ending::Exception { vector: 13, .. });
+    let at = ours.registers.rip.wrapping_sub(s.start.rip) as usize;
+    let Some(code) = code.get(at..).filter(|_| have && refused && ours.ending != native.ending) else {
+        return false;
+    };
+    let i = Decoder::with_ip(s.bits, code, ours.registers.rip, DecoderOptions::NONE).decode();
+    matches!(i.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr)
+}
+
+/// FOP, FIP and FDP: cleared, as AMD's processors do, where no exception can be pending. Whether the sequence tells nothing:
+/// it went another way, and an instruction may have loaded what another stored of them.
+fn tolerate_pointers(s: &Sequence, native: &Outcome, ours: &mut Outcome) -> bool {
     use Mnemonic::*;
     let (n, o) = (&native.registers.xsave, &mut ours.registers.xsave);
+    // Linux saves the native side's by XSAVE, which AMD's processors leave them out of where no exception is pending (APM 5
+    // "FXSAVE"): there is nothing to compare with.
+    let pending = n[2] & 0x80 != 0;
     for field in [6..8, 8..16, 16..24] {
-        if o[field.clone()].iter().all(|b| *b == 0) {
+        if amd() && !pending || o[field.clone()].iter().all(|b| *b == 0) {
             o[field.clone()].copy_from_slice(&n[field]);
         }
     }
     let stores = |i: &Item| matches!(i.instruction.mnemonic(), Fnstenv | Fnsave);
     let stored = s.items.iter().filter(|i| stores(i)).count();
+    // AMD's processors keep FCS and FDS, too, as they don't say otherwise in CPUID.07H:EBX bit 13.
+    let bytes = if amd() { 14 } else { 10 };
     let differ: Vec<usize> = (0..ours.data.len()).filter(|at| ours.data[*at] != native.data[*at]).collect();
-    if differ.len() <= 10 * stored && differ.iter().all(|at| ours.data[*at] == 0) {
+    let cleared = differ.iter().filter(|at| ours.data[**at] == 0).count();
+    if differ.len() <= bytes * stored && cleared == differ.len() {
         ours.data.clone_from(&native.data);
     }
+    let memory = |i: &Item| (0..i.instruction.op_count()).any(|n| i.instruction.op_kind(n) == OpKind::Memory);
+    *ours != *native && cleared != 0 && s.items.iter().skip_while(|i| !stores(i)).skip(1).any(memory)
 }
 
 fn setting(name: &str, default: u64) -> u64 {

@@ -1,0 +1,91 @@
+//! BMI1's and BMI2's instructions, LZCNT and TZCNT by the host's own: the flags that the manuals leave undefined are its, too.
+//! Processors of AMD keep some and compute others; Intel's clear them.
+
+use std::arch::asm;
+use std::sync::OnceLock;
+
+/// Instructions of two operands beside the destination, named as the manual's syntax has them, or one (the second).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Two {
+    Andn,
+    Bextr,
+    Blsi,
+    Blsmsk,
+    Blsr,
+    Bzhi,
+}
+
+/// Whether the host has all of these.
+pub fn available() -> bool {
+    static HAVE: OnceLock<bool> = OnceLock::new();
+    *HAVE.get_or_init(|| {
+        is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+    })
+}
+
+/// Result and flags of an instruction with operands of 64 bits if `wide`, else of 32. The host has it ([`available`]).
+#[inline(always)]
+pub fn two(which: Two, wide: bool, a: u64, b: u64, status: u16) -> (u64, u16) {
+    let (r, out): (u64, u16);
+    macro_rules! host {
+        ($instruction:literal) => {
+            // SAFETY: registers only; the caller has made sure that the host has the instruction.
+            unsafe {
+                asm!("add al, 0x7f", "sahf", $instruction, "lahf", "seto al", a = in(reg) a, b = in(reg) b,
+                    r = lateout(reg) r, inout("ax") status => out, options(pure, nomem, nostack))
+            }
+        };
+    }
+    macro_rules! host_of_one {
+        ($instruction:literal) => {
+            // SAFETY: as above.
+            unsafe {
+                asm!("add al, 0x7f", "sahf", $instruction, "lahf", "seto al", b = in(reg) b,
+                    r = lateout(reg) r, inout("ax") status => out, options(pure, nomem, nostack))
+            }
+        };
+    }
+    match (which, wide) {
+        (Two::Andn, false) => host!("andn {r:e}, {a:e}, {b:e}"),
+        (Two::Andn, true) => host!("andn {r}, {a}, {b}"),
+        (Two::Bextr, false) => host!("bextr {r:e}, {a:e}, {b:e}"),
+        (Two::Bextr, true) => host!("bextr {r}, {a}, {b}"),
+        (Two::Bzhi, false) => host!("bzhi {r:e}, {a:e}, {b:e}"),
+        (Two::Bzhi, true) => host!("bzhi {r}, {a}, {b}"),
+        (Two::Blsi, false) => host_of_one!("blsi {r:e}, {b:e}"),
+        (Two::Blsi, true) => host_of_one!("blsi {r}, {b}"),
+        (Two::Blsmsk, false) => host_of_one!("blsmsk {r:e}, {b:e}"),
+        (Two::Blsmsk, true) => host_of_one!("blsmsk {r}, {b}"),
+        (Two::Blsr, false) => host_of_one!("blsr {r:e}, {b:e}"),
+        (Two::Blsr, true) => host_of_one!("blsr {r}, {b}"),
+    }
+    (r, out)
+}
+
+/// LZCNT or TZCNT of `size` bytes: result and flags. The host has them ([`available`]).
+#[inline(always)]
+pub fn count_zeros(leading: bool, size: usize, v: u64, status: u16) -> (u64, u16) {
+    // The upper part of a 16-bit result's register stays.
+    let mut r = 0u64;
+    let out: u16;
+    macro_rules! host {
+        ($instruction:literal) => {
+            // SAFETY: registers only; the caller has made sure that the host has the instruction.
+            unsafe {
+                asm!("add al, 0x7f", "sahf", $instruction, "lahf", "seto al", v = in(reg) v, r = inout(reg) r,
+                    inout("ax") status => out, options(pure, nomem, nostack))
+            }
+        };
+    }
+    match (leading, size) {
+        (true, 2) => host!("lzcnt {r:x}, {v:x}"),
+        (true, 4) => host!("lzcnt {r:e}, {v:e}"),
+        (true, _) => host!("lzcnt {r}, {v}"),
+        (false, 2) => host!("tzcnt {r:x}, {v:x}"),
+        (false, 4) => host!("tzcnt {r:e}, {v:e}"),
+        (false, _) => host!("tzcnt {r}, {v}"),
+    }
+    (r, out)
+}
