@@ -154,7 +154,6 @@ impl Compiler<'_> {
             let miss = self.slow(k);
             let m = self.reach(k, &ea, i.memory_size().size(), 1, false, true, miss);
             replace_memory(&mut out, m);
-            self.flags = Flags::Saved;
             slow = Some(miss);
         } else {
             let r = i.op0_register();
