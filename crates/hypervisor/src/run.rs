@@ -13,14 +13,15 @@ use irqchip::gic::{ListRegister, MAX_LIST_REGISTERS};
 use crate::arch::guest::{self, Left};
 use crate::arch::vgic::Vgic;
 use crate::cpu_interface::{PrivateInterrupts, VIRTUAL_TIMER};
+use crate::per_cpu::cpu_number;
 use crate::vm::{Vcpu, Vm};
-use crate::{arch, board, traps};
+use crate::{board, traps};
 
 /// Runs a vCPU until there is something for the caller. `immediate` is asked right before each entry; `answer` is what the exit before
 /// wanted, if it did.
 pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, answer: u64) -> Exit {
     let Some(root) = vm.root().filter(|_| vcpu.registers.off == 0) else { return halt(u64::MAX) };
-    let cpu = arch::cpu_number();
+    let cpu = cpu_number();
     let (Some(host), Some((vgic, private))) = (guest::HOSTS.get(cpu), board::interrupts()) else {
         return failed(vcpu, 0);
     };

@@ -15,6 +15,7 @@ use spin::{Mutex, MutexGuard};
 
 use crate::arch;
 use crate::cpu_interface::{CpuInterface, VIRTUAL_TIMER};
+use crate::per_cpu::cpu_number;
 use crate::pool::Pool;
 use crate::table::{MapError, Table};
 
@@ -224,6 +225,12 @@ impl Vm {
     pub fn frames(&self) -> Frames {
         *self.frames.lock()
     }
+    /// Whether another of its vCPUs than `n` ran on this processor last, and may have used the same translations' names for other ones.
+    /// From now on it is `n`.
+    pub fn is_another_here(&self, n: usize) -> bool {
+        let last = &self.last_on[cpu_number()];
+        last.swap(n as u32 + 1, Relaxed) != n as u32 + 1
+    }
     /// The root of its stage 2.
     pub fn root(&self) -> Option<HostPhys> {
         self.memory.lock().as_ref().map(|t| t.root)
@@ -255,7 +262,7 @@ impl Vm {
     /// Has those of these vCPUs that run on other processors leave; gives the others that don't run. With `gic` locked, so that
     /// who is about to run has not filled its list registers yet.
     pub fn kick(&self, vcpus: irqchip::gic::Vcpus) -> u64 {
-        let here = arch::cpu_number() as u32 + 1;
+        let here = cpu_number() as u32 + 1;
         let mut waiting = 0;
         for n in (0..MAX_VCPUS).filter(|n| vcpus >> n & 1 != 0) {
             match self.running[n].load(SeqCst) {

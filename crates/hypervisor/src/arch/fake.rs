@@ -78,8 +78,8 @@ pub fn map_interface(_pool: &Pool, _table: &Table, _at: u64) -> Result<(), MapEr
 }
 pub fn publish_tables() {}
 pub fn forget_guest(_vmid: u32) {}
-pub fn cpu_number() -> usize {
-    0
+pub fn this_cpu() -> Option<&'static PerCpu> {
+    None
 }
 pub fn kick_cpu(_cpu: usize) {}
 pub fn tame(_registers: &mut Registers, _aarch32: bool) {}

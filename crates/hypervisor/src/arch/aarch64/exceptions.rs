@@ -1,13 +1,13 @@
 //! Exceptions taken to EL2.
 
 use address::HostPhys;
-use arm::control::spsr;
 use arm::psci;
 use arm::syndrome::{EXTERNAL_ABORT, IL, Syndrome, class, fault_page};
 
+use super::inject;
 use crate::control::{self, Control};
 use crate::firmware::Arguments;
-use crate::per_cpu::CPUS;
+use crate::per_cpu::{CPUS, cpu_number};
 use crate::{calls, console, firmware};
 
 /// What the processor had when the exception was taken; what it goes on with.
@@ -49,8 +49,7 @@ fn from_control(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
             let mut x = Arguments::default();
             let count = x.len();
             x.copy_from_slice(&frame.x[..count]);
-            let me = super::this_cpu().map_or(0, |cpu| cpu.index.load(core::sync::atomic::Ordering::Relaxed));
-            firmware::call(&CPUS, me as usize, &mut x);
+            firmware::call(&CPUS, cpu_number(), &mut x);
             frame.x[..count].copy_from_slice(&x);
         }
         class::HVC64 => frame.x[0] = psci::NOT_SUPPORTED as u64,
@@ -90,46 +89,14 @@ fn refuse(frame: &mut Frame, syndrome: Syndrome, what: &str, address: u64) {
         HostPhys(address),
         frame.pc
     ));
-    let from_el0 = frame.pstate & spsr::MODE & !1 == 0 || frame.pstate & spsr::AARCH32 != 0;
     let instruction = syndrome.class() == class::INSTRUCTION_ABORT_LOWER;
-    let class = match (instruction, from_el0) {
-        (true, true) => class::INSTRUCTION_ABORT_LOWER,
-        (true, false) => class::INSTRUCTION_ABORT,
-        (false, true) => class::DATA_ABORT_LOWER,
-        (false, false) => class::DATA_ABORT,
-    };
+    let class = inject::abort_class(frame.pstate, instruction);
     let write = if !instruction && syndrome.write() { 1 << 6 } else { 0 };
     let length = syndrome.0 & IL;
     inject(frame, Syndrome((class as u64) << 26 | length | write | EXTERNAL_ABORT));
 }
 
-/// Lets EL1 take a synchronous exception where the frame is, as the processor would (Arm ARM D1.3.1, AArch64.TakeException).
+/// Lets the control domain take a synchronous exception where the frame is.
 fn inject(frame: &mut Frame, syndrome: Syndrome) {
-    let mode = frame.pstate & spsr::MODE;
-    let vector = match mode {
-        spsr::EL1H => 0x200,
-        spsr::EL1T => 0x000,
-        _ if mode & spsr::AARCH32 != 0 => 0x600,
-        _ => 0x400,
-    };
-    let sctlr = read_register!("sctlr_el1");
-    // PAN is set unless SCTLR_EL1.SPAN says to leave it; SSBS is SCTLR_EL1.DSSBS; tag checks are off if there are any.
-    let pan = if sctlr & 1 << 23 == 0 { spsr::PAN } else { frame.pstate & spsr::PAN };
-    let has_mte = read_register!("id_aa64pfr1_el1") >> 8 & 0xf >= 2;
-    let pstate = frame.pstate & (spsr::NZCV | spsr::DIT)
-        | pan
-        | (sctlr >> 44 & 1) << 12
-        | if has_mte { 1 << 25 } else { 0 }
-        | spsr::DAIF
-        | spsr::EL1H;
-    let far = read_register!("far_el2");
-    // SAFETY: what EL1 sees of an exception; the exception is its own.
-    unsafe {
-        write_register!("esr_el1", syndrome.0);
-        write_register!("far_el1", far);
-        write_register!("elr_el1", frame.pc);
-        write_register!("spsr_el1", frame.pstate);
-    }
-    frame.pc = read_register!("vbar_el1").wrapping_add(vector);
-    frame.pstate = pstate;
+    inject::take(&mut frame.pc, &mut frame.pstate, syndrome, Some(read_register!("far_el2")));
 }

@@ -2,7 +2,6 @@
 
 use core::arch::global_asm;
 use core::mem::offset_of;
-use core::sync::atomic::Ordering::*;
 
 use address::HostPhys;
 use arm::control::{hcr, spsr};
@@ -149,7 +148,9 @@ impl Host {
         guest.load(&has);
         // SAFETY: guest_vectors are exception vectors, aligned as VBAR_EL2 wants it.
         set_register!("vbar_el2", (&raw const guest_vectors) as u64);
-        forget_other_vcpu(vm, n);
+        if vm.is_another_here(n) {
+            super::forget_translations_here();
+        }
         let r = &vcpu.registers;
         set_register!("cntvoff_el2", r[Sys::CNTVOFF_EL2]);
         set_register!("cntv_cval_el0", r[Sys::CNTV_CVAL_EL0]);
@@ -177,14 +178,6 @@ impl Host {
             sve::load(&self.sve);
         }
         super::isb();
-    }
-}
-
-/// Another vCPU of the machine may have used the same translations' names for other ones on this processor.
-fn forget_other_vcpu(vm: &Vm, n: usize) {
-    let last = &vm.last_on[super::cpu_number()];
-    if last.swap(n as u32 + 1, Relaxed) != n as u32 + 1 {
-        super::forget_translations_here();
     }
 }
 

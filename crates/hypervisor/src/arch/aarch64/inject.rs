@@ -1,6 +1,6 @@
-//! Exceptions that a guest gets from us, as its processor would deliver them.
+//! Exceptions that a guest or the control domain gets from us, as its processor would deliver them.
 //!
-//! The guest's system registers are the processor's at this time.
+//! Its system registers are the processor's at this time.
 
 use arm::control::spsr;
 use arm::syndrome::{EXTERNAL_ABORT, Syndrome, class};
@@ -18,7 +18,7 @@ pub fn undefined(vcpu: &mut Vcpu, aarch32: bool) {
         let back = vcpu.registers.pc.wrapping_add(if thumb { 2 } else { 4 });
         return deliver32(vcpu, Mode::UND, 4, back);
     }
-    deliver(vcpu, Syndrome::new(UNKNOWN, 0).0, None);
+    deliver(vcpu, Syndrome::new(UNKNOWN, 0), None);
 }
 
 /// A synchronous external abort of an access to `address`, or of the fetch at PC.
@@ -37,35 +37,50 @@ pub fn abort(vcpu: &mut Vcpu, aarch32: bool, address: u64, fetch: bool) {
         let back = vcpu.registers.pc.wrapping_add(if fetch { 4 } else { 8 });
         return deliver32(vcpu, Mode::ABT, if fetch { 12 } else { 16 }, back);
     }
-    let lower = vcpu.registers.pstate & 0b1100 == 0;
-    let class = match (fetch, lower) {
+    let syndrome = Syndrome::new(abort_class(vcpu.registers.pstate, fetch), EXTERNAL_ABORT);
+    deliver(vcpu, syndrome, Some(address));
+}
+
+/// The class of an abort that EL1 takes from where PSTATE says.
+pub fn abort_class(pstate: u64, fetch: bool) -> u8 {
+    let lower = pstate & 0b1100 == 0 || pstate & spsr::AARCH32 != 0;
+    match (fetch, lower) {
         (true, true) => class::INSTRUCTION_ABORT_LOWER,
         (true, false) => class::INSTRUCTION_ABORT,
         (false, true) => class::DATA_ABORT_LOWER,
         (false, false) => class::DATA_ABORT,
-    };
-    deliver(vcpu, Syndrome::new(class, EXTERNAL_ABORT).0, Some(address));
+    }
 }
 
-/// To EL1's vector for synchronous exceptions (Arm ARM D1.3.1).
-fn deliver(vcpu: &mut Vcpu, syndrome: u64, address: Option<u64>) {
-    let r = &mut vcpu.registers;
-    let offset = match r.pstate & spsr::MODE {
-        spsr::EL1T => 0,
+fn deliver(vcpu: &mut Vcpu, syndrome: Syndrome, address: Option<u64>) {
+    take(&mut vcpu.registers.pc, &mut vcpu.registers.pstate, syndrome, address);
+}
+
+/// Lets EL1 take a synchronous exception at `pc`, as the processor would (Arm ARM D1.3.1, AArch64.TakeException).
+pub fn take(pc: &mut u64, pstate: &mut u64, syndrome: Syndrome, address: Option<u64>) {
+    let vector = match *pstate & spsr::MODE {
         spsr::EL1H => 0x200,
-        mode if mode & spsr::AARCH32 == 0 => 0x400,
-        _ => 0x600,
+        spsr::EL1T => 0x000,
+        mode if mode & spsr::AARCH32 != 0 => 0x600,
+        _ => 0x400,
     };
-    set_register!("elr_el1", r.pc);
-    set_register!("spsr_el1", r.pstate);
-    set_register!("esr_el1", syndrome);
+    let sctlr = read_register!("sctlr_el1");
+    // PAN is set unless SCTLR_EL1.SPAN says to leave it; SSBS is SCTLR_EL1.DSSBS; tag checks are off if there are any.
+    let pan = if sctlr & 1 << 23 == 0 { spsr::PAN } else { *pstate & spsr::PAN };
+    let has_mte = read_register!("id_aa64pfr1_el1") >> 8 & 0xf >= 2;
+    set_register!("esr_el1", syndrome.0);
     if let Some(address) = address {
         set_register!("far_el1", address);
     }
-    r.pc = read_register!("vbar_el1").wrapping_add(offset);
-    // PAN is set unless SCTLR_EL1.SPAN says that it stays.
-    let pan = if read_register!("sctlr_el1") & 1 << 23 == 0 { spsr::PAN } else { r.pstate & spsr::PAN };
-    r.pstate = r.pstate & (spsr::NZCV | spsr::DIT) | pan | spsr::DAIF | spsr::EL1H;
+    set_register!("elr_el1", *pc);
+    set_register!("spsr_el1", *pstate);
+    *pc = read_register!("vbar_el1").wrapping_add(vector);
+    *pstate = *pstate & (spsr::NZCV | spsr::DIT)
+        | pan
+        | (sctlr >> 44 & 1) << 12
+        | if has_mte { 1 << 25 } else { 0 }
+        | spsr::DAIF
+        | spsr::EL1H;
 }
 
 const THUMB: u64 = 1 << 5;

@@ -212,11 +212,6 @@ pub fn smc(x: &mut Arguments) {
     }
 }
 
-/// This processor's place in [`crate::per_cpu::CPUS`].
-pub fn cpu_number() -> usize {
-    this_cpu().map_or(0, |cpu| cpu.index.load(Ordering::Relaxed) as usize)
-}
-
 /// What was written to registers is so from here on.
 fn isb() {
     // SAFETY: it only orders.

@@ -8,7 +8,7 @@ use arm::syndrome::{Syndrome, class, fault_page};
 use super::inject::{self, Place};
 use crate::control::{self, Control};
 use crate::firmware::Arguments;
-use crate::per_cpu::CPUS;
+use crate::per_cpu::{CPUS, cpu_number};
 use crate::{calls, console, firmware};
 
 /// What the processor had when the exception was taken; what it goes on with.
@@ -51,7 +51,7 @@ fn from_control(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
             frame.pc = frame.pc.wrapping_add(4);
             let mut x = Arguments::default();
             x.iter_mut().zip(frame.r).take(8).for_each(|(x, r)| *x = r.into());
-            firmware::call(&CPUS, super::cpu_number(), &mut x);
+            firmware::call(&CPUS, cpu_number(), &mut x);
             frame.r.iter_mut().zip(x).take(8).for_each(|(r, x)| *r = x as u32);
         }
         class::HVC32 => frame.r[0] = psci::NOT_SUPPORTED as u32,

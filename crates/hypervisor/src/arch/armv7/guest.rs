@@ -2,7 +2,6 @@
 
 use core::arch::global_asm;
 use core::mem::offset_of;
-use core::sync::atomic::Ordering::*;
 
 use address::HostPhys;
 use arm::control::{hcr, mode};
@@ -130,7 +129,9 @@ impl Host {
             vmpidr: 1 << 31 | n as u32,
         };
         guest.load();
-        forget_other_vcpu(vm, n);
+        if vm.is_another_here(n) {
+            super::forget_translations_here();
+        }
         let r = &vcpu.registers;
         set_register64!(CNTVOFF, r[Sys::CNTVOFF_EL2]);
         set_register64!(CNTV_CVAL, r[Sys::CNTV_CVAL_EL0]);
@@ -153,14 +154,6 @@ impl Host {
         load_system(&self.registers);
         load_vectors(&self.registers);
         super::isb();
-    }
-}
-
-/// Another vCPU of the machine may have used the same translations' names for other ones on this processor.
-fn forget_other_vcpu(vm: &Vm, n: usize) {
-    let last = &vm.last_on[super::cpu_number()];
-    if last.swap(n as u32 + 1, Relaxed) != n as u32 + 1 {
-        super::forget_translations_here();
     }
 }
 

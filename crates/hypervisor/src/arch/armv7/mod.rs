@@ -89,11 +89,6 @@ pub fn set_this_cpu(cpu: Option<&'static PerCpu>) {
     unsafe { write_register!(HTPIDR, pointer) };
 }
 
-/// This processor's place in [`crate::per_cpu::CPUS`].
-pub fn cpu_number() -> usize {
-    this_cpu().map_or(0, |cpu| cpu.index.load(Ordering::Relaxed) as usize)
-}
-
 /// A device's register.
 pub fn read32(register: HostPhys) -> u32 {
     // SAFETY: callers name registers of the debug UART or the GIC, which our stage 1 maps as a device; no Rust object lies there.
