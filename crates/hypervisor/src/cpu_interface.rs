@@ -1,13 +1,15 @@
 //! What a vCPU has in its GIC's CPU interface besides list registers: a GICv2's or a GICv3's.
 //!
-//! The hardware keeps it while the vCPU's machine is on a CPU: `Vgic::load` puts it there, `Vgic::save` takes it back. Between those two,
-//! each entry to the guest is `Gic::fill` and `Vgic::enter`, each exit `Vgic::leave` and `Gic::drain`. Nothing is left on the CPU
+//! The hardware keeps it while the vCPU's machine is on a CPU: [`VirtualInterface::load`] puts it there, [`VirtualInterface::save`] takes it back. Between those two,
+//! each entry to the guest is `Gic::fill` and `enter`, each exit `leave` and `Gic::drain`. Nothing is left on the CPU
 //! afterwards, so a vCPU goes on anywhere.
 
 use address::HostPhys;
 use irqchip::gic::{Flush, ListRegister};
 
 use crate::arch;
+use crate::per_cpu::PerCpu;
+use crate::platform::Gic;
 
 /// The maintenance interrupt of virtual interfaces, a PPI: GIC-400's, and the one that is recommended for others. A board that has it
 /// elsewhere says so in the GIC's device tree node, which is not looked at yet.
@@ -36,12 +38,6 @@ pub struct CpuInterface {
 impl CpuInterface {
     /// After reset.
     pub const RESET: Self = Self { vmcr: 0, active_priorities: [0; 8] };
-
-    /// Whether an interrupt of this priority would be signalled, if nothing is active: the mask (VMPriMask, VPMR) lets it through, and
-    /// a group is enabled.
-    pub fn accepts(&self, priority: u8) -> bool {
-        self.vmcr & 3 != 0 && u32::from(priority) < self.vmcr >> 24
-    }
 }
 
 /// The CPU's own banked interrupts 0 to 31 of the physical GIC: GICD of version 2, this CPU's SGI_base of version 3.
@@ -82,18 +78,72 @@ impl PrivateInterrupts {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// GICH_HCR and ICH_HCR_EL2: En, LRENPIE, NPIE, EOICount.
+pub const HCR_EN: u32 = 1 << 0;
+const HCR_LRENPIE: u32 = 1 << 2;
+const HCR_NPIE: u32 = 1 << 3;
+const HCR_EOI_COUNT_SHIFT: u32 = 27;
 
-    #[test]
-    fn the_mask_and_the_groups_say_what_is_accepted() {
-        // As QEMU's GICv2 and GICv3 show it for a guest with a mask of 0xf0 and one group on.
-        for vmcr in [0xf04c_0001, 0xf04c_000a] {
-            let interface = CpuInterface { vmcr, ..Default::default() };
-            assert!(interface.accepts(0xe8) && !interface.accepts(0xf0));
+/// The board's virtual interface control: a GICv2's or a GICv3's.
+pub trait VirtualInterface {
+    /// List registers of a CPU.
+    fn list_registers(&self) -> usize;
+    /// Of each CPU that starts, before any guest is on it: gets it ready, and finds its own interrupts.
+    fn start_cpu(&self, gic: &Gic, cpu: &PerCpu) -> Option<PrivateInterrupts>;
+    /// Sends a CPU the interrupt that has it leave its guest.
+    fn kick(&self, cpu: &PerCpu);
+    /// Takes it back, whoever has sent it.
+    fn take_kick(&self, private: PrivateInterrupts);
+    /// This vCPU's guest is on this CPU now.
+    fn load(&self, interface: &CpuInterface);
+    /// And no more.
+    fn save(&self, interface: &mut CpuInterface);
+
+    fn control(&self) -> u32;
+    fn set_control(&self, value: u32);
+    /// The list registers that are free (ELRSR): bit n for number n.
+    fn free(&self) -> u32;
+    fn load_list_register(&self, n: usize, lr: &ListRegister);
+    /// Takes its state over, and frees it.
+    fn save_list_register(&self, n: usize, lr: &mut ListRegister);
+    /// What was written is so before anyone looks whether an interrupt is pending.
+    fn settle(&self);
+
+    /// Before the guest is entered: what was filled goes to the hardware.
+    fn enter(&self, ppis: PrivateInterrupts, lrs: &[ListRegister], flush: &Flush) {
+        let used = lrs.get(..flush.used).unwrap_or(lrs);
+        ppis.enter(used, flush);
+        for (n, lr) in used.iter().enumerate() {
+            self.load_list_register(n, lr);
         }
-        assert!(!CpuInterface { vmcr: 0xf000_0000, ..Default::default() }.accepts(0));
-        assert!(!CpuInterface::default().accepts(0));
+        if flush.no_pending || flush.eoi_count {
+            let npie = if flush.no_pending { HCR_NPIE } else { 0 };
+            let lrenpie = if flush.eoi_count { HCR_LRENPIE } else { 0 };
+            self.set_control(HCR_EN | npie | lrenpie);
+        }
+    }
+
+    /// After the guest has left: the hardware's state is taken over to `lrs`, which are those that it was entered with, and the hardware's
+    /// are free. Returns the count of ends without list register.
+    fn leave(&self, ppis: PrivateInterrupts, lrs: &mut [ListRegister], flush: &Flush) -> u32 {
+        let used = flush.used.min(lrs.len());
+        let free = if used > 0 { self.free() } else { 0 };
+        for (n, lr) in lrs[..used].iter_mut().enumerate() {
+            if free >> n & 1 != 0 {
+                (lr.pending, lr.active) = (false, false);
+            } else {
+                self.save_list_register(n, lr);
+            }
+        }
+        ppis.leave(flush);
+        let mut ends = 0;
+        if flush.no_pending || flush.eoi_count {
+            ends = self.control() >> HCR_EOI_COUNT_SHIFT;
+            self.set_control(HCR_EN);
+            // Read back: what the maintenance interrupt was for is gone from here on.
+            self.control();
+        }
+        self.settle();
+        ends
     }
 }

@@ -10,9 +10,8 @@ use hypercall::Reason;
 use hypercall::page::Exit;
 use irqchip::gic::{ListRegister, MAX_LIST_REGISTERS};
 
-use crate::arch::guest::{self, Left};
-use crate::arch::vgic::Vgic;
-use crate::cpu_interface::{PrivateInterrupts, VIRTUAL_TIMER};
+use crate::cpu_interface::{PrivateInterrupts, VIRTUAL_TIMER, VirtualInterface};
+use crate::guest::{self, Left};
 use crate::per_cpu::cpu_number;
 use crate::vm::{Vcpu, Vm};
 use crate::{board, traps};
@@ -68,7 +67,7 @@ fn enter_once(
     n: usize,
     vcpu: &mut Vcpu,
     cpu: usize,
-    vgic: &Vgic,
+    vgic: &dyn VirtualInterface,
     private: PrivateInterrupts,
 ) -> (Left, bool) {
     let mut lrs = [ListRegister::default(); MAX_LIST_REGISTERS];

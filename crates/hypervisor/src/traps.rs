@@ -6,11 +6,11 @@ use hypercall::Reason;
 use hypercall::page::Exit;
 use irqchip::gic::{Frame, Version};
 
-use crate::arch::{guest, inject};
+use crate::arch::inject;
 use crate::cpu_interface::VIRTUAL_TIMER;
 use crate::run::{exit, halt};
 use crate::vm::{Unanswered, Vcpu, Vm};
-use crate::{aarch32, cp15};
+use crate::{aarch32, cp15, guest};
 
 /// A run's exit that has vCPUs woken, if there are any.
 fn wake(vcpus: u64) -> Option<Exit> {

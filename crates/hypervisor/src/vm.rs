@@ -8,6 +8,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use address::HostPhys;
+use arm::descriptor::stage2::{NORMAL, READ, WRITE};
 use hypercall::page::Exit;
 use hypercall::{GuestMode, MAX_VCPUS, Reason, Registers, Status};
 use irqchip::gic::{Gic, Version};
@@ -311,6 +312,7 @@ impl Vm {
         }
         let mut memory = self.memory.lock();
         let table = memory.as_mut().ok_or(Status::NoVm)?;
+        let attributes = NORMAL | READ | if write { WRITE } else { 0 };
         let bytes = 1u64 << shift;
         let mut at = address;
         for frame in frames {
@@ -318,7 +320,7 @@ impl Vm {
             if (at | frame) & (bytes - 1) != 0 {
                 return Err(Status::Invalid);
             }
-            table.map(pool, at, HostPhys(frame), bytes, arch::guest_memory(write)).map_err(|e| match e {
+            table.map(pool, at, HostPhys(frame), bytes, attributes).map_err(|e| match e {
                 MapError::Range => Status::Invalid,
                 MapError::Mapped => Status::Refused,
                 MapError::NoMemory => Status::NoMemory,

@@ -69,10 +69,6 @@ pub fn stage2_bits() -> u32 {
 pub fn guest_bits() -> u32 {
     40
 }
-pub fn guest_memory(write: bool) -> u64 {
-    use arm::descriptor::stage2::{NORMAL, READ, WRITE};
-    NORMAL | READ | if write { WRITE } else { 0 }
-}
 pub fn map_interface(_pool: &Pool, _table: &Table, _at: u64) -> Result<(), MapError> {
     Ok(())
 }

@@ -5,6 +5,7 @@
 use arm::control::spsr;
 use arm::syndrome::{EXTERNAL_ABORT, Syndrome, class};
 
+use crate::aarch32::{Exception, Place, external_abort_status};
 use crate::vm::Vcpu;
 
 /// The class of an exception of unknown reason.
@@ -13,32 +14,29 @@ const UNKNOWN: u8 = 0;
 /// An undefined instruction, at PC.
 pub fn undefined(vcpu: &mut Vcpu, aarch32: bool) {
     if aarch32 {
-        let thumb = vcpu.registers.pstate & THUMB != 0;
-        // LR_und: the address after the instruction, as ARM code has it; Thumb's instruction of 2 bytes is told by that.
-        let back = vcpu.registers.pc.wrapping_add(if thumb { 2 } else { 4 });
-        return deliver32(vcpu, Mode::UND, 4, back);
+        set_register!("spsr_und", vcpu.registers.pstate);
+        return deliver32(vcpu, Exception::Undefined, LR_UND);
     }
     deliver(vcpu, Syndrome::new(UNKNOWN, 0), None);
 }
 
 /// A synchronous external abort of an access to `address`, or of the fetch at PC.
 pub fn abort(vcpu: &mut Vcpu, aarch32: bool, address: u64, fetch: bool) {
-    if aarch32 {
-        // DFSR or IFSR with the long or the short descriptors' code for a synchronous external abort.
-        let long = read_register!("tcr_el1") & 1 << 31 != 0;
-        let status = if long { 1 << 9 | 0x10 } else { 0x08 };
-        if fetch {
-            set_register!("ifsr32_el2", status);
-            set_register!("far_el1", read_register!("far_el1") & 0xffff_ffff | address << 32);
-        } else {
-            set_register!("esr_el1", status);
-            set_register!("far_el1", read_register!("far_el1") & !0xffff_ffff | address & 0xffff_ffff);
-        }
-        let back = vcpu.registers.pc.wrapping_add(if fetch { 4 } else { 8 });
-        return deliver32(vcpu, Mode::ABT, if fetch { 12 } else { 16 }, back);
+    if !aarch32 {
+        let syndrome = Syndrome::new(abort_class(vcpu.registers.pstate, fetch), EXTERNAL_ABORT);
+        return deliver(vcpu, syndrome, Some(address));
     }
-    let syndrome = Syndrome::new(abort_class(vcpu.registers.pstate, fetch), EXTERNAL_ABORT);
-    deliver(vcpu, syndrome, Some(address));
+    let (status, far) = (external_abort_status(read_register!("tcr_el1"), false), read_register!("far_el1"));
+    set_register!("spsr_abt", vcpu.registers.pstate);
+    if fetch {
+        set_register!("ifsr32_el2", status);
+        set_register!("far_el1", far & 0xffff_ffff | address << 32);
+        deliver32(vcpu, Exception::FetchAbort, LR_ABT);
+    } else {
+        set_register!("esr_el1", status);
+        set_register!("far_el1", far & !0xffff_ffff | address & 0xffff_ffff);
+        deliver32(vcpu, Exception::DataAbort, LR_ABT);
+    }
 }
 
 /// The class of an abort that EL1 takes from where PSTATE says.
@@ -83,31 +81,15 @@ pub fn take(pc: &mut u64, pstate: &mut u64, syndrome: Syndrome, address: Option<
         | spsr::EL1H;
 }
 
-const THUMB: u64 = 1 << 5;
+/// Which of X0 to X30 are AArch32's LR_abt and LR_und.
+const LR_ABT: usize = 20;
+const LR_UND: usize = 22;
 
-/// An AArch32 mode that takes exceptions: its number, and which of X0 to X30 are its LR and SPSR.
-struct Mode {
-    number: u64,
-    link: usize,
-    spsr: fn(u64),
-}
-
-impl Mode {
-    const UND: Self = Self { number: 0x1b, link: 22, spsr: |v| set_register!("spsr_und", v) };
-    const ABT: Self = Self { number: 0x17, link: 20, spsr: |v| set_register!("spsr_abt", v) };
-}
-
-/// To an AArch32 vector (Arm ARM G1.12).
-fn deliver32(vcpu: &mut Vcpu, mode: Mode, vector: u64, back: u64) {
+/// To an AArch32 vector, with the return address in X`link`.
+fn deliver32(vcpu: &mut Vcpu, exception: Exception, link: usize) {
     let r = &mut vcpu.registers;
-    let control = read_register!("sctlr_el1");
-    (mode.spsr)(r.pstate);
-    r.x[mode.link] = back & 0xffff_ffff;
-    // A is set by aborts; I always; J, IT and E are from SCTLR.EE; T from SCTLR.TE.
-    let abort = if mode.number == 0x17 { 1 << 8 } else { 0 };
-    let (thumb, big) = (control >> 30 & 1, control >> 25 & 1);
-    let kept = r.pstate & (0xf8 << 24 | 0xf << 16 | 1 << 22 | 1 << 24 | 3 << 6 | 1 << 8);
-    r.pstate = kept | abort | 1 << 7 | thumb << 5 | big << 9 | mode.number;
-    let base = if control & 1 << 13 != 0 { 0xffff_0000 } else { read_register!("vbar_el1") & 0xffff_ffe0 };
-    r.pc = base + vector;
+    let from = Place { pc: r.pc, cpsr: r.pstate };
+    let (to, back) = exception.take(from, read_register!("sctlr_el1"), read_register!("vbar_el1"));
+    r.x[link] = back;
+    (r.pc, r.pstate) = (to.pc, to.cpsr | from.cpsr & spsr::DIT);
 }
