@@ -74,6 +74,29 @@ fn a_32_bit_guest_on_armv8() {
     assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["armv7l", "2", "slept"]);
 }
 
+/// As on real boards: from a disk that `cargo xtask image` has made, by U-Boot's script or GRUB's menu. In the control domain, both
+/// processors and the command line are there.
+fn started_by(loader: &str, platform: &str, machine: &str) {
+    let script = "uname -m; nproc; grep -o panic=-1 /proc/cmdline";
+    let said = demo(platform, &["--control-domain", "--loader", loader], script);
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), [machine, "2", "panic=-1"]);
+}
+
+#[test]
+fn u_boot_starts_it_on_arm64() {
+    started_by("u-boot", "arm64", "aarch64");
+}
+
+#[test]
+fn u_boot_starts_it_on_armhf() {
+    started_by("u-boot", "armhf", "armv7l");
+}
+
+#[test]
+fn grub_starts_it_on_arm64() {
+    started_by("grub", "arm64", "aarch64");
+}
+
 /// The control domain can't reach the hypervisor, nor a process without the right the doorbell; a machine whose process is killed is
 /// gone, and others can be made.
 #[test]

@@ -174,6 +174,13 @@ pub fn ensure(arch: Arch) -> Result<Guest> {
     Ok(Guest { kernel: store.path("vmlinuz"), initrd: store.path("initrd.img") })
 }
 
+/// Unpacks one of Debian's packages into `folder`, downloaded unless it was before.
+pub fn unpack_package(name: &str, arch: Arch, folder: &Path) -> Result<()> {
+    let package = Maker::new(host::guests_folder(), false)?.package(name, arch, false)?;
+    std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+    apt::unpack(&package, folder)
+}
+
 /// Debian on a disk.
 #[derive(Debug)]
 pub struct Disk {

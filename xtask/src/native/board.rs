@@ -76,6 +76,10 @@ impl Board {
         Ok(Board { platform, gic })
     }
 
+    pub fn platform(&self) -> Platform {
+        self.platform
+    }
+
     fn processor(&self) -> &'static str {
         match (self.platform, self.gic) {
             (Platform::Arm64, Gic::V2) => "cortex-a57",
@@ -113,21 +117,39 @@ impl Board {
         bootargs: &str,
     ) {
         let (kernel_at, initrd_at) = self.platform.places();
-        let machine = match (self.platform, self.gic) {
-            (Platform::Arm64, Gic::V2) => "virt,virtualization=on,gic-version=2",
-            (Platform::Arm64, Gic::V3) => "virt,virtualization=on,gic-version=3",
-            // Without highmem=off a 32-bit kernel hangs at the PCI window.
-            (Platform::Armhf, _) => "virt,virtualization=on,gic-version=2,highmem=off",
-        };
-        command.args(["-M", machine, "-cpu", self.processor(), "-accel", "tcg"]);
-        command.args(["-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()]);
-        command.args(["-nodefaults", "-display", "none", "-no-reboot", "-kernel"]).arg(hypervisor);
+        self.machine(command);
+        command.arg("-kernel").arg(hypervisor);
         let kernel = comma(&kernel.to_string_lossy());
         let initrd = comma(&initrd.to_string_lossy());
         let bootargs = comma(bootargs);
         command.arg("-device");
         command.arg(format!("guest-loader,addr={kernel_at:#x},kernel={kernel},bootargs={bootargs}"));
         command.arg("-device").arg(format!("guest-loader,addr={initrd_at:#x},initrd={initrd}"));
+    }
+
+    /// The board itself, with nothing to boot.
+    fn machine(&self, command: &mut Command) {
+        let machine = match (self.platform, self.gic) {
+            (Platform::Arm64, Gic::V2) => "virt,virtualization=on,gic-version=2",
+            (Platform::Arm64, Gic::V3) => "virt,virtualization=on,gic-version=3",
+            // Without highmem=off a 32-bit kernel hangs at the PCI window.
+            (Platform::Armhf, _) => "virt,virtualization=on,gic-version=2,highmem=off",
+        };
+        // Without ACPI tables UEFI hands the device tree on.
+        command.args(["-M", &format!("{machine},acpi=off"), "-cpu", self.processor(), "-accel", "tcg"]);
+        command.args(["-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()]);
+        command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+    }
+
+    /// QEMU on this board with `firmware`, which finds what is in the folder `disk` as a disk's files. Without its serial line.
+    pub fn from_disk(&self, firmware: &Path, disk: &Path) -> Result<Command> {
+        let mut command = Command::new(qemu::program(self.platform.arch())?);
+        self.machine(&mut command);
+        command.arg("-bios").arg(firmware).arg("-drive");
+        let folder = comma(&disk.to_string_lossy());
+        command.arg(format!("if=none,id=boot,format=raw,readonly=on,file=fat:{folder}"));
+        command.args(["-device", "virtio-blk-device,drive=boot"]);
+        Ok(command)
     }
 }
 

@@ -4,7 +4,10 @@
 mod board;
 mod control_domain;
 mod hypervisor;
+pub mod image;
+mod loader;
 mod programs;
+mod uimage;
 
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
@@ -16,6 +19,7 @@ use crate::ends::Ends;
 use crate::{guest_script, guests};
 pub use board::{Board, Gic, Platform};
 pub use control_domain::Role;
+pub use loader::Loader;
 
 /// What the demo's options say of the board and the guest.
 pub struct Options {
@@ -26,6 +30,8 @@ pub struct Options {
     pub guest: Option<Platform>,
     /// Stop at the control domain: the shell, or the command, is its.
     pub control_domain: bool,
+    /// What starts the hypervisor, as on a real board; without, QEMU does.
+    pub loader: Option<Loader>,
     pub guest_memory: String,
     pub guest_cpus: u32,
 }
@@ -54,7 +60,18 @@ pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
     let images = prepare(options.platform, guest, &role)?;
     let ends = Ends::install()?;
     let bootargs = role.command_line(options.platform);
-    let mut command = board.command(&images.hypervisor, &images.kernel, &images.initrd, &bootargs)?;
+    let mut command = match options.loader {
+        None => board.command(&images.hypervisor, &images.kernel, &images.initrd, &bootargs)?,
+        Some(loader) => {
+            let (disk, firmware) = (images.folder.path().join("disk"), images.folder.path().join("firmware"));
+            let read = |path| std::fs::read(path).context("could not read what the board is to boot");
+            let (kernel, initrd) = (read(&images.kernel)?, read(&images.initrd)?);
+            let parts =
+                image::Parts { platform: options.platform, kernel, initrd, cmdline: bootargs, dtb: None };
+            image::write(&parts, &disk)?;
+            loader::command(loader, &board, &disk, &firmware)?
+        }
+    };
     if interactive {
         command.args(["-serial", "mon:stdio"]);
         eprintln!("Booting {}; `poweroff` leaves, Control-A X ends the board", board.describe());
@@ -85,7 +102,7 @@ struct Images {
     kernel: PathBuf,
     initrd: PathBuf,
     /// The initrd lies in it.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Makes everything that is not there yet.
@@ -98,5 +115,5 @@ fn prepare(platform: Platform, guest: Platform, role: &Role) -> Result<Images> {
     let initrd = folder.path().join("initrd.img");
     std::fs::write(&initrd, control_domain::initrd(&own, &guest, &programs, role)?)
         .with_context(|| format!("could not write {}", initrd.display()))?;
-    Ok(Images { hypervisor, kernel: own.kernel, initrd, _folder: folder })
+    Ok(Images { hypervisor, kernel: own.kernel, initrd, folder })
 }

@@ -3,6 +3,7 @@
 #[macro_use]
 mod registers;
 mod early;
+mod efi;
 mod exceptions;
 pub mod guest;
 pub mod identification;

@@ -22,34 +22,43 @@
 .section .head, "ax"
 .global _start
 _start:
+    ccmp    x18, #0, #0xd, pl       // No effect; its first two bytes are "MZ", as an EFI program begins.
     b       1f
-    .long   0
     .quad   0                       // text_offset
     .quad   __own_size              // image_size: the pool's place is ours as well
     .quad   0xa                     // little-endian, 4 KiB pages, anywhere
     .quad   0, 0, 0
     .ascii  "ARM\x64"
-    .long   0
+    .long   efi_header - _start
+
+// The same as an EFI program, which GRUB's xen_hypervisor takes (PE/COFF specification, 3 and 4; UEFI 2.10, 2.1.1).
+efi_header:
+    .ascii  "PE\0\0"
+    .short  0xaa64, 1               // Machine: ARM64; one section;
+    .long   0, 0, 0                 // no time, no symbols;
+    .short  efi_sections - efi_optional, 0x206 // executable, without lines and symbols.
+efi_optional:
+    .short  0x20b, 0                // PE32+
+    .long   __file_end, 0, 0        // Sizes of code and data,
+    .long   efi_entry - _start, 0x1000 // the entry, and where code begins;
+    .quad   0                       // the base, which is anywhere.
+    .long   0x1000, 0x200           // Alignments in memory and in the file;
+    .long   0, 0, 0, 0              // no versions.
+    .long   __own_size, 0x1000, 0   // Sizes of all and of what comes before the section; no checksum.
+    .short  10, 0                   // An EFI application.
+    .quad   0, 0, 0, 0
+    .long   0, 6                    // Six empty directories.
+    .quad   0, 0, 0, 0, 0, 0
+efi_sections:
+    .ascii  ".text\0\0\0"
+    .long   __own_size - 0x1000, 0x1000, __file_end - 0x1000, 0x1000, 0, 0, 0, 0xe0000020
 
 1:  msr     daifset, #0xf
     msr     spsel, #1
     mov     x19, x0
     adr     x20, _start
-    // R_AARCH64_RELATIVE (1027) is the only kind of relocation in .relocations.
-    adrp    x0, __relocations_start
-    add     x0, x0, :lo12:__relocations_start
-    adrp    x1, __relocations_end
-    add     x1, x1, :lo12:__relocations_end
-2:  cmp     x0, x1
-    b.hs    3f
-    ldp     x2, x3, [x0], #16
-    ldr     x4, [x0], #8
-    cmp     w3, #1027
-    b.ne    2b
-    add     x4, x4, x20
-    str     x4, [x20, x2]
-    b       2b
-3:  adrp    x0, __bss_start
+    bl      relocate
+    adrp    x0, __bss_start
     adrp    x1, __bss_end
 4:  stp     xzr, xzr, [x0], #16
     cmp     x0, x1
@@ -88,6 +97,64 @@ _start:
     bl      use_table
     mov     x0, x19
     bl      start
+
+// relocate(X20: _start): adds it to what is to be relocated; done again, it changes nothing.
+relocate:
+    // R_AARCH64_RELATIVE (1027) is the only kind of relocation in .relocations.
+    adrp    x0, __relocations_start
+    add     x0, x0, :lo12:__relocations_start
+    adrp    x1, __relocations_end
+    add     x1, x1, :lo12:__relocations_end
+2:  cmp     x0, x1
+    b.hs    3f
+    ldp     x2, x3, [x0], #16
+    ldr     x4, [x0], #8
+    cmp     w3, #1027
+    b.ne    2b
+    add     x4, x4, x20
+    str     x4, [x20, x2]
+    b       2b
+3:  ret
+
+// The way in from UEFI, with caches and MMU on, memory at its own address and UEFI's stack: X0 is our handle, X1 the system table.
+efi_entry:
+    stp     x29, x30, [sp, #-32]!
+    stp     x19, x20, [sp, #16]
+    mov     x5, x0
+    mov     x6, x1
+    adr     x20, _start
+    bl      relocate
+    mov     x0, x5
+    mov     x1, x6
+    bl      efi_leave
+    cbnz    x0, 4f
+    mov     x0, #3                  // EFI_UNSUPPORTED
+    movk    x0, #0x8000, lsl #48
+    ldp     x19, x20, [sp, #16]
+    ldp     x29, x30, [sp], #32
+    ret
+    // From now on as without UEFI: what lies in the caches of us goes to memory, and they and the MMU are off.
+4:  msr     daifset, #0xf
+    adrp    x1, __bss_end
+    mov     x2, x20
+5:  dc      civac, x2
+    add     x2, x2, #16
+    cmp     x2, x1
+    b.lo    5b
+    dsb     sy
+    mrs     x1, CurrentEL
+    mov     x2, #0x1005             // M, C, I
+    cmp     x1, #8
+    b.eq    6f
+    mrs     x1, sctlr_el1
+    bic     x1, x1, x2
+    msr     sctlr_el1, x1
+    b       7f
+6:  mrs     x1, sctlr_el2
+    bic     x1, x1, x2
+    msr     sctlr_el2, x1
+7:  isb
+    b       _start
 
 // A processor that PSCI starts or resumes for us: X0 is its PerCpu, a boot record first.
 .global secondary_entry
