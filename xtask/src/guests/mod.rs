@@ -174,6 +174,11 @@ pub fn ensure(arch: Arch) -> Result<Guest> {
     Ok(Guest { kernel: store.path("vmlinuz"), initrd: store.path("initrd.img") })
 }
 
+/// Downloads one of Debian's packages, unless it was before.
+pub fn fetch_package(name: &str, arch: Arch) -> Result<()> {
+    Maker::new(host::guests_folder(), false)?.package(name, arch, false).map(drop)
+}
+
 /// Unpacks one of Debian's packages into `folder`, downloaded unless it was before.
 pub fn unpack_package(name: &str, arch: Arch, folder: &Path) -> Result<()> {
     let package = Maker::new(host::guests_folder(), false)?.package(name, arch, false)?;

@@ -188,11 +188,11 @@ mod tests {
     #[test]
     fn arguments_of_each_board_name_processor_gic_and_modules() {
         let a57 = line(Platform::Arm64, None);
-        assert!(a57.contains("virtualization=on,gic-version=2 -cpu cortex-a57"), "{a57}");
+        assert!(a57.contains("virtualization=on,gic-version=2,acpi=off -cpu cortex-a57"), "{a57}");
         assert!(a57.contains("guest-loader,addr=0x50000000,kernel=a,,b,bootargs=quiet x=1,,2"), "{a57}");
-        assert!(line(Platform::Arm64, Some(Gic::V3)).contains("gic-version=3 -cpu max"));
+        assert!(line(Platform::Arm64, Some(Gic::V3)).contains("gic-version=3,acpi=off -cpu max"));
         let a15 = line(Platform::Armhf, None);
-        assert!(a15.contains("highmem=off -cpu cortex-a15") && a15.contains("-smp 2"), "{a15}");
+        assert!(a15.contains("highmem=off,acpi=off -cpu cortex-a15") && a15.contains("-smp 2"), "{a15}");
     }
 
     #[test]

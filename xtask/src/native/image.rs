@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let (kernel, initrd) = match (&args.kernel, &args.initrd) {
         (Some(kernel), Some(initrd)) => (read(kernel)?, read(initrd)?),
         _ => {
-            let role = Role::ControlDomain { words: String::new() };
+            let role = Role::ControlDomain { script: None, token: String::new() };
             let images = super::prepare(args.arch, args.arch, &role)?;
             (read(&images.kernel)?, read(&images.initrd)?)
         }

@@ -32,6 +32,15 @@ impl Loader {
     }
 }
 
+/// Downloads what all of them are made of.
+pub fn fetch() -> Result<()> {
+    let loaders = [Loader::UBoot, Loader::Grub];
+    loaders
+        .iter()
+        .flat_map(|loader| loader.packages())
+        .try_for_each(|(name, arch)| guests::fetch_package(name, *arch))
+}
+
 /// A board that boots `disk` by itself; the firmware lies in `work`, and a GRUB is put on the disk.
 pub fn command(loader: Loader, board: &Board, disk: &Path, work: &Path) -> Result<Command> {
     loader.unpack(work).with_context(|| format!("there is no {loader:?} to boot the board"))?;

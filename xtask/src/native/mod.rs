@@ -45,11 +45,11 @@ pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
         bail!("a Cortex-A15 runs no 64-bit guests: leave --guest out");
     }
     let limit = options.platform.command_line_size().min(guest.command_line_size());
-    let words = script.map(|script| guest_script::words_within(&script, &token, limit)).transpose()?;
-    let interactive = words.is_none();
+    let interactive = script.is_none();
     let role = if options.control_domain {
-        Role::ControlDomain { words: words.unwrap_or_default() }
+        Role::ControlDomain { script, token: token.clone() }
     } else {
+        let words = script.map(|script| guest_script::words_within(&script, &token, limit)).transpose()?;
         Role::Guest {
             words: words.unwrap_or_default(),
             memory: options.guest_memory.clone(),
@@ -89,6 +89,7 @@ pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
 
 /// Makes what the tests of `platform` boot, and QEMU, so that they need not.
 pub fn make_ready(platform: Platform) -> Result<()> {
+    loader::fetch()?;
     let board = Board::new(platform, None)?;
     programs::build(platform)?;
     let hypervisor = hypervisor::build(platform)?;
