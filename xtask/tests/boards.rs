@@ -64,7 +64,7 @@ fn two_guests_at_once_on_a_cortex_a15() {
 /// this machine has to do.
 const TIMERS: &str = r#"
 vmctl run -b /guest/vmlinuz --initrd /guest/initrd.img -m 256M --cmdline \
-	"console=ttyAMA0 quiet auberge.run=$(echo 'trials sleeps 9 1000' | base64 | tr -d '\n') auberge.token=t" g </dev/null |
+	"console=ttyAMA0 quiet auberge.run=$(echo 'trials sleeps 12 1000' | base64 | tr -d '\n') auberge.token=t" g </dev/null |
 	trials compare && echo timers right
 "#;
 

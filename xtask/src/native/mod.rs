@@ -7,6 +7,7 @@ mod hypervisor;
 pub mod image;
 mod loader;
 mod programs;
+pub mod soak;
 mod uimage;
 
 use std::path::PathBuf;
