@@ -142,7 +142,7 @@ impl Board {
     }
 
     /// QEMU on this board with `firmware`, which finds what is in the folder `disk` as a disk's files. Without its serial line.
-    pub fn from_disk(&self, firmware: &Path, disk: &Path) -> Result<Command> {
+    pub fn disk_command(&self, firmware: &Path, disk: &Path) -> Result<Command> {
         let mut command = Command::new(qemu::program(self.platform.arch())?);
         self.machine(&mut command);
         command.arg("-bios").arg(firmware).arg("-drive");

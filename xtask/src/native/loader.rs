@@ -55,7 +55,7 @@ pub fn command(loader: Loader, board: &Board, disk: &Path, work: &Path) -> Resul
             bail!("GRUB starts hypervisors on arm64 only: say --loader u-boot")
         }
     };
-    board.from_disk(&firmware, disk)
+    board.disk_command(&firmware, disk)
 }
 
 /// Where UEFI looks for what to start, and GRUB for its modules and menu: Debian's monolithic one has /EFI/debian built in.
