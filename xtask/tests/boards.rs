@@ -94,15 +94,15 @@ echo $(vmctl status | grep -c -e first -e second) left
 fn the_hostile_harm_nobody_else() {
     const SCRIPT: &str = r#"
 cd /tmp
-trials calls 8 7 || exit 1
+trials calls 5 7 || exit 1
 guest() {
 	vmctl run -b /guest/vmlinuz --initrd /guest/initrd.img -m 256M -p 2 --cmdline \
 		"console=ttyAMA0 quiet auberge.run=$(base64 | tr -d '\n') auberge.token=t" $1
 }
 guest quiet >quiet.out 2>&1 <<'END' &
-echo up; n=0; while [ $n -lt 20 ]; do sleep 1; n=$((n+1)); done; echo quiet one is well
+echo up; n=0; while [ $n -lt 12 ]; do sleep 1; n=$((n+1)); done; echo quiet one is well
 END
-for seed in 1 2 3; do
+for seed in 1 2; do
 	trials kernel kernel $seed
 	vmctl run -b kernel -m 64M -p 2 hostile </dev/null 2>&1; echo kernel $seed ended with $?
 done
@@ -120,7 +120,6 @@ cat quiet.out
         "kernel survived",
         "kernel 1 ended",
         "kernel 2 ended",
-        "kernel 3 ended",
         "prying one goes on",
         "quiet one is well",
     ] {
