@@ -44,7 +44,7 @@ pub fn build(platform: Platform) -> Result<PathBuf> {
 }
 
 /// What an ELF program's segments are in memory, from the lowest physical address on; what is zero at the end is left out.
-fn flat(program: &[u8]) -> Result<Vec<u8>> {
+pub fn flat(program: &[u8]) -> Result<Vec<u8>> {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(program)?;
     let segments = elf.segments().context("there are no segments")?;
     let loaded = || segments.iter().filter(|segment| segment.p_type == PT_LOAD && segment.p_filesz > 0);

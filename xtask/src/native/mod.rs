@@ -2,9 +2,9 @@
 //! under `vmctl run`.
 
 mod board;
-mod control_domain;
-mod hypervisor;
-mod programs;
+pub mod control_domain;
+pub mod hypervisor;
+pub mod programs;
 
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::demo::{self, Plan};
 use crate::ends::Ends;
 use crate::{guest_script, guests};
-pub use board::{Board, Gic, Platform};
+pub use board::{Board, Gic, Platform, comma};
 pub use control_domain::Role;
 
 /// What the demo's options say of the board and the guest.
