@@ -63,8 +63,6 @@ extern "C" fn main(p: &Parameters) -> ! {
         )
     };
     let console = Console(p.uart);
-    // UARTCR: on.
-    write(p.uart + 0x30, 0x301);
     console.say("\ncost frequency ");
     console.number(frequency());
     // One by one: a table of names would be addresses, which nobody relocates.

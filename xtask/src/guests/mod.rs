@@ -344,7 +344,8 @@ impl Maker {
         let package = self.package(&format!("xen-hypervisor-4.17-{arch}"), arch, false)?;
         let work = tempfile::tempdir_in(&self.folder)?;
         apt::unpack(&package, work.path())?;
-        let image = read_beginning_with(&work.path().join("boot"), &format!("xen-4.17-{arch}"))?;
+        let image = work.path().join(format!("boot/xen-4.17-{arch}"));
+        let image = std::fs::read(&image).with_context(|| format!("could not read {}", image.display()))?;
         store.replace(&recipe, vec![version(&package)?], &[(XEN, &image)])?;
         Ok(store)
     }

@@ -1,7 +1,7 @@
 //! The emulated board with each of the hypervisors on it, and on that the measuring guest.
 
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,9 +12,8 @@ use super::guest::{self, Guest, Machine};
 use super::xen;
 use crate::demo::wait_or_end;
 use crate::ends::Ends;
-use crate::guests::cpio::Archive;
-use crate::guests::{self};
-use crate::native::{self, Board, Platform, Role, comma, control_domain, hypervisor, programs};
+use crate::guests::{self, cpio::Archive};
+use crate::native::{Board, Platform, Role, comma, control_domain, hypervisor, programs};
 use crate::progress::Step;
 use crate::{guest_script, host};
 
