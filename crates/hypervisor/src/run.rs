@@ -40,9 +40,9 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
         if let Some(exit) = vm.wakes() {
             break exit;
         }
-        let (why, own) = enter_once(vm, n, vcpu, cpu, vgic, private);
+        let (why, own, answered) = enter_once(vm, n, vcpu, cpu, vgic, private);
         let done = match why {
-            Left::Synchronous => traps::handle(vm, n, vcpu),
+            Left::Synchronous => answered.or_else(|| traps::handle(vm, n, vcpu)),
             // Seen to on the way in.
             Left::Interrupt if own => None,
             // The control domain's: it takes it when its world is back.
@@ -61,8 +61,8 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
     exit
 }
 
-/// Gives the guest its interrupts, enters it, and takes what is left of these back. Gives why it was left, and whether there was an
-/// interrupt for the hypervisor itself: the timer, a kick, or list registers to be filled.
+/// Gives the guest its interrupts, enters it, and takes what is left of these back. Gives why it was left, whether there was an
+/// interrupt for the hypervisor itself (the timer, a kick, or list registers to be filled), and the exit where that is known already.
 fn enter_once(
     vm: &Vm,
     n: usize,
@@ -70,7 +70,7 @@ fn enter_once(
     cpu: usize,
     vgic: &Vgic,
     private: PrivateInterrupts,
-) -> (Left, bool) {
+) -> (Left, bool, Option<Exit>) {
     let mut lrs = [ListRegister::default(); MAX_LIST_REGISTERS];
     let lrs = &mut lrs[..vgic.list_registers()];
     let flush = {
@@ -80,7 +80,18 @@ fn enter_once(
         gic.fill(n, lrs)
     };
     vgic.enter(private, lrs, &flush);
-    let why = guest::enter(&mut vcpu.registers);
+    let mut answered = None;
+    let why = loop {
+        let why = guest::enter(&mut vcpu.registers);
+        if why != Left::Synchronous || !traps::is_apart() {
+            break why;
+        }
+        // An interrupt that came meanwhile, a kick among them, has the guest leave at once.
+        answered = traps::handle(vm, n, vcpu);
+        if answered.is_some() {
+            break why;
+        }
+    };
     let ended = |lr: &ListRegister| lr.eoi_maintenance && !lr.pending && !lr.active;
     let silent = flush.silenced >> VIRTUAL_TIMER & 1 != 0;
     let count = vgic.leave(private, lrs, &flush);
@@ -92,7 +103,7 @@ fn enter_once(
     let others = gic.drain(n, lrs, count) & !(1 << n);
     vm.running[n].store(0, SeqCst);
     vm.owe_wakes(vm.kick(others));
-    (why, own)
+    (why, own, answered)
 }
 
 pub fn exit(reason: Reason) -> Exit {

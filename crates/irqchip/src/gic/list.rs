@@ -59,7 +59,7 @@ impl Gic {
         let vcpu = vcpu % MAX_VCPUS;
         let banks = core::iter::once(&self.private(vcpu).bank).chain(&self.spis);
         for (word, bank) in banks.enumerate() {
-            for bit in bits(bank.ready(self.enable) | bank.active & !bank.held) {
+            for bit in bits(bank.waiting(self.enable)) {
                 let intid = word * 32 + bit as usize;
                 let active = bank.active >> bit & 1 != 0;
                 let ours = match intid.checked_sub(PRIVATE) {
@@ -77,6 +77,14 @@ impl Gic {
     /// Moves the most urgent interrupts of a vCPU that is about to run to its list registers. All that came before was drained.
     pub fn fill(&mut self, vcpu: usize, lrs: &mut [ListRegister]) -> Flush {
         self.drain(vcpu, &[], 0);
+        let private = &self.private(vcpu).bank;
+        let silenced = self.linked & (private.line | private.held | private.active);
+        let mut banks = core::iter::once(private).chain(&self.spis);
+        if banks.all(|bank| bank.waiting(self.enable) == 0) {
+            // As mostly.
+            lrs.fill(ListRegister::default());
+            return Flush { silenced, ..Flush::default() };
+        }
         let room = lrs.len().min(MAX_LIST_REGISTERS);
         let mut chosen = [Candidate { priority: 0, active: false, intid: 0 }; MAX_LIST_REGISTERS];
         let mut used = 0;
