@@ -30,6 +30,8 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
     traps::finish(vcpu, answer, vm.is_aarch32());
     board::enable(private);
     vgic.load(&vcpu.interface);
+    let mut lrs = [ListRegister::default(); MAX_LIST_REGISTERS];
+    let lrs = &mut lrs[..vgic.list_registers()];
     let exit = loop {
         if immediate() {
             break exit(Reason::Immediate);
@@ -40,9 +42,11 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
         if let Some(exit) = vm.wakes() {
             break exit;
         }
-        let (why, own, answered) = enter_once(vm, n, vcpu, cpu, vgic, private);
+        let mut answered = None;
+        let (why, own) = enter_once(vm, n, vcpu, cpu, (vgic, private), lrs, &mut answered);
         let done = match why {
-            Left::Synchronous => answered.or_else(|| traps::handle(vm, n, vcpu)),
+            Left::Synchronous if answered.is_some() => answered,
+            Left::Synchronous => traps::handle(vm, n, vcpu),
             // Seen to on the way in.
             Left::Interrupt if own => None,
             // The control domain's: it takes it when its world is back.
@@ -61,18 +65,17 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
     exit
 }
 
-/// Gives the guest its interrupts, enters it, and takes what is left of these back. Gives why it was left, whether there was an
-/// interrupt for the hypervisor itself (the timer, a kick, or list registers to be filled), and the exit where that is known already.
+/// Gives the guest its interrupts, enters it, and takes what is left of these back. Gives why it was left, and whether there was an
+/// interrupt for the hypervisor itself: the timer, a kick, or list registers to be filled. `answered` is the exit where that is known already.
 fn enter_once(
     vm: &Vm,
     n: usize,
     vcpu: &mut Vcpu,
     cpu: usize,
-    vgic: &Vgic,
-    private: PrivateInterrupts,
-) -> (Left, bool, Option<Exit>) {
-    let mut lrs = [ListRegister::default(); MAX_LIST_REGISTERS];
-    let lrs = &mut lrs[..vgic.list_registers()];
+    (vgic, private): (&Vgic, PrivateInterrupts),
+    lrs: &mut [ListRegister],
+    answered: &mut Option<Exit>,
+) -> (Left, bool) {
     let flush = {
         let mut gic = vm.gic.lock();
         vm.running[n].store(cpu as u32 + 1, SeqCst);
@@ -80,30 +83,32 @@ fn enter_once(
         gic.fill(n, lrs)
     };
     vgic.enter(private, lrs, &flush);
-    let mut answered = None;
     let why = loop {
         let why = guest::enter(&mut vcpu.registers);
         if why != Left::Synchronous || !traps::is_apart() {
             break why;
         }
         // An interrupt that came meanwhile, a kick among them, has the guest leave at once.
-        answered = traps::handle(vm, n, vcpu);
-        if answered.is_some() {
+        if let Some(exit) = traps::handle(vm, n, vcpu) {
+            *answered = Some(exit);
             break why;
         }
     };
-    let ended = |lr: &ListRegister| lr.eoi_maintenance && !lr.pending && !lr.active;
-    let silent = flush.silenced >> VIRTUAL_TIMER & 1 != 0;
     let count = vgic.leave(private, lrs, &flush);
-    let maintenance =
-        flush.no_pending || flush.eoi_count || lrs[..flush.used.min(lrs.len())].iter().any(ended);
+    let mut maintenance = flush.no_pending || flush.eoi_count;
+    let mut silent = flush.silenced >> VIRTUAL_TIMER & 1 != 0;
+    for lr in lrs.iter().take(flush.used).filter(|lr| !lr.pending && !lr.active) {
+        maintenance |= lr.eoi_maintenance;
+        // The guest has ended the timer's, and the physical one with it, which has fired since.
+        silent &= lr.hardware != Some(VIRTUAL_TIMER as u16);
+    }
     let kicked = why == Left::Interrupt && board::take_kick(vgic, private);
     let own = kicked || maintenance || guest::timer_fired() && !silent;
     let mut gic = vm.gic.lock();
     let others = gic.drain(n, lrs, count) & !(1 << n);
     vm.running[n].store(0, SeqCst);
     vm.owe_wakes(vm.kick(others));
-    (why, own, answered)
+    (why, own)
 }
 
 pub fn exit(reason: Reason) -> Exit {

@@ -60,7 +60,8 @@ impl Bank {
 
     /// What a list register could be for: ready, or active.
     pub fn waiting(&self, enable: u32) -> u32 {
-        self.ready(enable) | self.active & !self.held
+        let here = (self.pending() | self.active) & !self.held;
+        if here == 0 { 0 } else { here & (self.forwarded(enable) | self.active) }
     }
 
     /// Gives inputs a level, and says whether that was news.

@@ -27,7 +27,7 @@ pub struct ListRegister {
 /// What [`Gic::fill`] did, and which maintenance interrupts it wants besides those of single list registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flush {
-    /// So many list registers are used, from the first. The others are free.
+    /// So many list registers are used, from the first. The others are free, whatever is in their values.
     pub used: usize,
     /// More are pending than fit: leave when no list register is pending any more (NPIE).
     pub no_pending: bool,
@@ -57,8 +57,8 @@ impl Gic {
     /// Calls `each` for what is pending or active for this vCPU and in no list register.
     pub(super) fn candidates(&self, vcpu: usize, mut each: impl FnMut(Candidate)) {
         let vcpu = vcpu % MAX_VCPUS;
-        let banks = core::iter::once(&self.private(vcpu).bank).chain(&self.spis);
-        for (word, bank) in banks.enumerate() {
+        for word in 0..=self.spis.len() {
+            let Some(bank) = self.bank(vcpu, word) else { continue };
             for bit in bits(bank.waiting(self.enable)) {
                 let intid = word * 32 + bit as usize;
                 let active = bank.active >> bit & 1 != 0;
@@ -76,14 +76,8 @@ impl Gic {
 
     /// Moves the most urgent interrupts of a vCPU that is about to run to its list registers. All that came before was drained.
     pub fn fill(&mut self, vcpu: usize, lrs: &mut [ListRegister]) -> Flush {
-        self.drain(vcpu, &[], 0);
-        let private = &self.private(vcpu).bank;
-        let silenced = self.linked & (private.line | private.held | private.active);
-        let mut banks = core::iter::once(private).chain(&self.spis);
-        if banks.all(|bank| bank.waiting(self.enable) == 0) {
-            // As mostly.
-            lrs.fill(ListRegister::default());
-            return Flush { silenced, ..Flush::default() };
+        if self.private(vcpu).loads != 0 {
+            self.drain(vcpu, &[], 0);
         }
         let room = lrs.len().min(MAX_LIST_REGISTERS);
         let mut chosen = [Candidate { priority: 0, active: false, intid: 0 }; MAX_LIST_REGISTERS];
@@ -108,8 +102,8 @@ impl Gic {
         {
             *last = best;
         }
-        for (slot, lr) in lrs.iter_mut().enumerate() {
-            *lr = if slot < used { self.load(vcpu, slot, chosen[slot]) } else { ListRegister::default() };
+        for (slot, (lr, c)) in lrs.iter_mut().zip(&chosen[..used]).enumerate() {
+            *lr = self.load(vcpu, slot, *c);
         }
         let loaded_active = chosen[..used].iter().filter(|c| c.active).count();
         let private = &self.private(vcpu).bank;
