@@ -47,6 +47,15 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// What a list register was chosen for.
+    fn of(lr: &ListRegister) -> Self {
+        Self { priority: lr.priority, active: lr.active, intid: lr.intid }
+    }
+
+    fn listed(self) -> ListRegister {
+        ListRegister { intid: self.intid, priority: self.priority, active: self.active, ..Default::default() }
+    }
+
     /// Low goes first: higher priority; then what is active, since it blocks the others of its priority; then the lower INTID.
     fn rank(self) -> u32 {
         (self.priority as u32) << 16 | (!self.active as u32) << 15 | self.intid as u32
@@ -57,7 +66,7 @@ impl Gic {
     /// Calls `each` for what is pending or active for this vCPU and in no list register.
     pub(super) fn candidates(&self, vcpu: usize, mut each: impl FnMut(Candidate)) {
         let vcpu = vcpu % MAX_VCPUS;
-        for word in 0..=self.spis.len() {
+        for word in 0..1 + self.spis.len() {
             let Some(bank) = self.bank(vcpu, word) else { continue };
             for bit in bits(bank.waiting(self.enable)) {
                 let intid = word * 32 + bit as usize;
@@ -80,7 +89,7 @@ impl Gic {
             self.drain(vcpu, &[], 0);
         }
         let room = lrs.len().min(MAX_LIST_REGISTERS);
-        let mut chosen = [Candidate { priority: 0, active: false, intid: 0 }; MAX_LIST_REGISTERS];
+        let lrs = &mut lrs[..room];
         let mut used = 0;
         let mut best_pending: Option<Candidate> = None;
         let (mut active, mut pending) = (0, 0);
@@ -89,23 +98,24 @@ impl Gic {
             if !c.active && best_pending.is_none_or(|best| c.rank() < best.rank()) {
                 best_pending = Some(c);
             }
-            let place = chosen[..used].iter().position(|o| c.rank() < o.rank()).unwrap_or(used);
+            let place = lrs[..used].iter().position(|lr| c.rank() < Candidate::of(lr).rank()).unwrap_or(used);
             if place < room {
                 used = (used + 1).min(room);
-                chosen[place..used].rotate_right(1);
-                chosen[place] = c;
+                lrs[place..used].rotate_right(1);
+                lrs[place] = c.listed();
             }
         });
         // Many can be active and not block others (GICC_CTLR.EOImode 1): one list register is always for what is pending.
-        if let (Some(best), Some(last)) = (best_pending, chosen[..used].last_mut())
-            && last.rank() < best.rank()
+        let lrs = &mut lrs[..used];
+        if let (Some(best), Some(last)) = (best_pending, lrs.last_mut())
+            && Candidate::of(last).rank() < best.rank()
         {
-            *last = best;
+            *last = best.listed();
         }
-        for (slot, (lr, c)) in lrs.iter_mut().zip(&chosen[..used]).enumerate() {
-            *lr = self.load(vcpu, slot, *c);
+        for (slot, lr) in lrs.iter_mut().enumerate() {
+            *lr = self.load(vcpu, slot, Candidate::of(lr));
         }
-        let loaded_active = chosen[..used].iter().filter(|c| c.active).count();
+        let loaded_active = lrs.iter().filter(|lr| lr.active).count();
         let private = &self.private(vcpu).bank;
         let silenced = self.linked & (private.line | private.held | private.active);
         Flush {
@@ -122,8 +132,7 @@ impl Gic {
         let private = self.private_mut(vcpu);
         private.loaded[slot] = c.intid;
         private.loads = slot as u8 + 1;
-        let mut lr =
-            ListRegister { intid: c.intid, priority: c.priority, active: c.active, ..Default::default() };
+        let mut lr = c.listed();
         if v2 && intid < SGIS {
             // One source's at a time; the others' turn comes when this has ended.
             let forwarded = private.bank.forwarded(enable) & mask != 0;
