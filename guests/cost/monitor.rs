@@ -9,7 +9,14 @@ use std::ptr;
 
 unsafe extern "C" {
     fn ioctl(fd: c_int, request: c_int, ...) -> c_int;
-    fn mmap(at: *mut c_void, len: usize, protection: c_int, flags: c_int, fd: c_int, from: i64) -> *mut c_void;
+    fn mmap(
+        at: *mut c_void,
+        len: usize,
+        protection: c_int,
+        flags: c_int,
+        fd: c_int,
+        from: i64,
+    ) -> *mut c_void;
     fn mount(
         source: *const c_char,
         target: *const c_char,

@@ -12,7 +12,7 @@ use irqchip::gic::{ListRegister, MAX_LIST_REGISTERS};
 
 use crate::arch::guest::{self, Left};
 use crate::arch::vgic::Vgic;
-use crate::cpu_interface::{PrivateInterrupts, VIRTUAL_TIMER};
+use crate::cpu_interface::{PrivateInterrupts, VIRTUAL_TIMER, stays_loaded};
 use crate::per_cpu::cpu_number;
 use crate::vm::{Vcpu, Vm};
 use crate::{board, traps};
@@ -85,7 +85,7 @@ fn enter_once(
     vgic.enter(private, lrs, &flush);
     let why = loop {
         let why = guest::enter(&mut vcpu.registers);
-        if why != Left::Synchronous || !traps::is_apart() {
+        if why != Left::Synchronous || !stays_loaded(guest::syndrome(), || guest::fault_addresses().0) {
             break why;
         }
         // An interrupt that came meanwhile, a kick among them, has the guest leave at once.
@@ -95,13 +95,9 @@ fn enter_once(
         }
     };
     let count = vgic.leave(private, lrs, &flush);
-    let mut maintenance = flush.no_pending || flush.eoi_count;
-    let mut silent = flush.silenced >> VIRTUAL_TIMER & 1 != 0;
-    for lr in lrs.iter().take(flush.used).filter(|lr| !lr.pending && !lr.active) {
-        maintenance |= lr.eoi_maintenance;
-        // The guest has ended the timer's, and the physical one with it, which has fired since.
-        silent &= lr.hardware != Some(VIRTUAL_TIMER as u16);
-    }
+    let ended = |lr: &ListRegister| lr.eoi_maintenance && !lr.pending && !lr.active;
+    let maintenance = flush.no_pending || flush.eoi_count || lrs.iter().take(flush.used).any(ended);
+    let silent = flush.still_silenced(lrs) >> VIRTUAL_TIMER & 1 != 0;
     let kicked = why == Left::Interrupt && board::take_kick(vgic, private);
     let own = kicked || maintenance || guest::timer_fired() && !silent;
     let mut gic = vm.gic.lock();

@@ -35,22 +35,6 @@ fn narrowed(value: u64, aarch32: bool) -> u64 {
     if aarch32 { value & 0xffff_ffff } else { value }
 }
 
-/// Whether the exception that the guest was left for has nothing to do with its interrupts, so that it can be answered with these still
-/// in their list registers.
-pub fn is_apart() -> bool {
-    let syndrome = guest::syndrome();
-    match syndrome.class() {
-        class::HVC32 | class::HVC64 | class::SMC32 | class::SMC64 => true,
-        // CRn is 12: of the GIC's CPU interface.
-        class::SYSTEM_REGISTER | class::MCR_CP15 => syndrome.0 >> 10 & 0xf != 12,
-        // Any device's register but those that say what is pending or active, in the GIC's frames.
-        class::DATA_ABORT_LOWER if !syndrome.write() => {
-            !matches!(guest::fault_addresses().0 & 0xfff, 0x200..0x400 | 0xf10..0xf30)
-        }
-        _ => false,
-    }
-}
-
 /// Sees to the exception that the guest was left for. `None`: it goes on.
 pub fn handle(vm: &Vm, n: usize, vcpu: &mut Vcpu) -> Option<Exit> {
     let syndrome = guest::syndrome();

@@ -38,6 +38,17 @@ pub struct Flush {
     pub silenced: u32,
 }
 
+impl Flush {
+    /// Which of [`Flush::silenced`] still are when the vCPU has left with `lrs`: what the guest has ended was ended with it, and can have
+    /// fired again.
+    pub fn still_silenced(&self, lrs: &[ListRegister]) -> u32 {
+        let ended = lrs.iter().take(self.used).filter(|lr| !lr.pending && !lr.active);
+        ended
+            .filter_map(|lr| lr.hardware)
+            .fold(self.silenced, |silenced, intid| silenced & !(1 << (intid % 32)))
+    }
+}
+
 /// What could go to a list register.
 #[derive(Clone, Copy)]
 pub(super) struct Candidate {

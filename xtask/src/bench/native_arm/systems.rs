@@ -76,7 +76,12 @@ impl Bench {
         command.args(["-icount", ICOUNT, "-serial", "stdio"]);
         let console = console(&mut command, ends)?;
         costs::parse(&console).with_context(|| {
-            format!("{} on {} was not measured; the board said:\n{}", system.name(), board.describe(), end(&console))
+            format!(
+                "{} on {} was not measured; the board said:\n{}",
+                system.name(),
+                board.describe(),
+                end(&console)
+            )
         })
     }
 
