@@ -53,8 +53,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             }
             boards.push(Measured::new(&board, platform, &costs));
         }
-        sources.extend(guests::sources(platform.arch()));
-        sources.extend(guests::xen_sources(platform.arch()));
+        for source in [guests::sources(platform.arch()), guests::xen_sources(platform.arch())].concat() {
+            // Both platforms' busybox has one name.
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
     }
     let report = Report {
         bench: "native-arm",
