@@ -5,6 +5,7 @@
 //! afterwards, so a vCPU goes on anywhere.
 
 use address::HostPhys;
+use arm::syndrome::{Syndrome, class};
 use irqchip::gic::{Flush, ListRegister};
 
 use crate::arch;
@@ -38,6 +39,21 @@ pub struct CpuInterface {
 impl CpuInterface {
     /// After reset.
     pub const RESET: Self = Self { vmcr: 0, active_priorities: [0; 8] };
+}
+
+/// Whether an exception that the guest was left for can be answered while its interrupts are still in their list registers, because it
+/// has nothing to do with what these say. `address` is an abort's.
+pub fn stays_loaded(syndrome: Syndrome, address: impl FnOnce() -> u64) -> bool {
+    match syndrome.class() {
+        class::HVC32 | class::HVC64 | class::SMC32 | class::SMC64 => true,
+        // CRn 12 has the CPU interface's.
+        class::SYSTEM_REGISTER | class::MCR_CP15 => syndrome.0 >> 10 & 0xf != 12,
+        // A load from whatever device; but in the GIC's frames registers here say what is pending or active.
+        class::DATA_ABORT_LOWER => {
+            !syndrome.write() && !matches!(address() & 0xfff, 0x200..0x400 | 0xf10..0xf30)
+        }
+        _ => false,
+    }
 }
 
 /// The CPU's own banked interrupts 0 to 31 of the physical GIC: GICD of version 2, this CPU's SGI_base of version 3.
@@ -145,5 +161,23 @@ pub trait VirtualInterface {
         }
         self.settle();
         ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn list_registers_stay_loaded_for_what_does_not_concern_them() {
+        let stays = |class, iss, address| stays_loaded(Syndrome::new(class, iss), || address);
+        assert!(stays(class::HVC64, 0, 0) && stays(class::SMC32, 0, 0));
+        // ACTLR_EL1; ICC_SGI1R_EL1; ICC_DIR of AArch32.
+        assert!(stays(class::SYSTEM_REGISTER, 1 << 10, 0));
+        assert!(!stays(class::SYSTEM_REGISTER, 12 << 10, 0) && !stays(class::MCR_CP15, 12 << 10, 0));
+        // GICD_TYPER; GICD_ISPENDR, GICD_ICACTIVER, GICD_SPENDSGIR; a store; WFI.
+        assert!(stays(class::DATA_ABORT_LOWER, 0, 0x800_0004));
+        assert!([0x200, 0x3fc, 0xf20].iter().all(|at| !stays(class::DATA_ABORT_LOWER, 0, 0x800_0000 + at)));
+        assert!(!stays(class::DATA_ABORT_LOWER, 1 << 6, 0x800_0004) && !stays(class::WFX, 0, 0));
     }
 }

@@ -152,8 +152,8 @@ fn gic_frame(vm: &Vm, address: u64) -> Option<(Frame, u64)> {
         return Some((Frame::Distributor, offset));
     }
     let redistributors = 0x2_0000 * vm.vcpu_count() as u64;
-    let v3 = vm.gic.lock().version() == Version::V3;
-    within(frames.interface, redistributors).filter(|_| v3).map(|offset| (Frame::Redistributors, offset))
+    let offset = within(frames.interface, redistributors)?;
+    (vm.gic.lock().version() == Version::V3).then_some((Frame::Redistributors, offset))
 }
 
 /// A write of ICC_SGI1R.

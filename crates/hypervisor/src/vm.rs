@@ -263,6 +263,9 @@ impl Vm {
     /// Has those of these vCPUs that run on other processors leave; gives the others that don't run. With `gic` locked, so that
     /// who is about to run has not filled its list registers yet.
     pub fn kick(&self, vcpus: irqchip::gic::Vcpus) -> u64 {
+        if vcpus == 0 {
+            return 0;
+        }
         let here = cpu_number() as u32 + 1;
         let mut waiting = 0;
         for n in (0..MAX_VCPUS).filter(|n| vcpus >> n & 1 != 0) {
@@ -284,6 +287,9 @@ impl Vm {
 
     /// The exit that tells of those, if there are any.
     pub fn wakes(&self) -> Option<Exit> {
+        if self.wakes.load(SeqCst) == 0 {
+            return None;
+        }
         let vcpus = self.wakes.swap(0, SeqCst);
         (vcpus != 0).then(|| Exit { reason: Reason::Wake as u32, data: vcpus, ..Exit::default() })
     }

@@ -59,9 +59,10 @@ pub enum Gic {
 pub struct Board {
     platform: Platform,
     gic: Gic,
+    cpus: u32,
 }
 
-/// The board's processors.
+/// The board's processors, unless it is to have one.
 const CPUS: u32 = 2;
 /// The board's memory in MiB: for the control domain with two root file systems unpacked, and a guest or two.
 const MEMORY_MIB: u32 = 2048;
@@ -73,14 +74,23 @@ impl Board {
         if platform == Platform::Armhf && gic == Gic::V3 {
             bail!("the armhf board is a Cortex-A15, which has a GICv2: leave --gic 3 out");
         }
-        Ok(Board { platform, gic })
+        Ok(Board { platform, gic, cpus: CPUS })
     }
 
     pub fn platform(&self) -> Platform {
         self.platform
     }
 
-    fn processor(&self) -> &'static str {
+    /// The same board with a single processor.
+    pub fn with_one_cpu(self) -> Board {
+        Board { cpus: 1, ..self }
+    }
+
+    pub fn gic(&self) -> Gic {
+        self.gic
+    }
+
+    pub fn processor(&self) -> &'static str {
         match (self.platform, self.gic) {
             (Platform::Arm64, Gic::V2) => "cortex-a57",
             // The A57 has no system registers for a GIC.
@@ -91,7 +101,14 @@ impl Board {
 
     /// For a person: the processors and the interrupt controller.
     pub fn describe(&self) -> String {
-        format!("an emulated board of {CPUS} {} with {}", self.processor(), self.gic)
+        format!("an emulated board of {} {} with {}", self.cpus, self.processor(), self.gic)
+    }
+
+    /// QEMU on this board, with nothing to boot and without its serial line. Installs QEMU when it is missing.
+    pub fn bare(&self) -> Result<Command> {
+        let mut command = Command::new(qemu::program(self.platform.arch())?);
+        self.machine(&mut command);
+        Ok(command)
     }
 
     /// QEMU on this board, without its serial line: the hypervisor as what the firmware starts, `kernel` and `initrd` as its
@@ -137,7 +154,7 @@ impl Board {
         };
         // Without ACPI tables UEFI hands the device tree on.
         command.args(["-M", &format!("{machine},acpi=off"), "-cpu", self.processor(), "-accel", "tcg"]);
-        command.args(["-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()]);
+        command.args(["-smp", &self.cpus.to_string(), "-m", &MEMORY_MIB.to_string()]);
         command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
     }
 
@@ -163,7 +180,7 @@ impl fmt::Display for Gic {
 }
 
 /// A comma ends a word of QEMU's options unless it is doubled.
-fn comma(text: &str) -> String {
+pub fn comma(text: &str) -> String {
     text.replace(',', ",,")
 }
 

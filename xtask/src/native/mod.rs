@@ -2,11 +2,11 @@
 //! under `vmctl run`.
 
 mod board;
-mod control_domain;
-mod hypervisor;
+pub mod control_domain;
+pub mod hypervisor;
 pub mod image;
 mod loader;
-mod programs;
+pub mod programs;
 pub mod soak;
 mod uimage;
 
@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use crate::demo::{self, Plan};
 use crate::ends::Ends;
 use crate::{guest_script, guests};
-pub use board::{Board, Gic, Platform};
+pub use board::{Board, Gic, Platform, comma};
 pub use control_domain::Role;
 pub use loader::Loader;
 

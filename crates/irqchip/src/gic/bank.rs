@@ -58,6 +58,12 @@ impl Bank {
         self.pending() & self.forwarded(enable) & !self.active & !self.held
     }
 
+    /// What a list register could be for: ready, or active.
+    pub fn waiting(&self, enable: u32) -> u32 {
+        let here = (self.pending() | self.active) & !self.held;
+        if here == 0 { 0 } else { here & (self.forwarded(enable) | self.active) }
+    }
+
     /// Gives inputs a level, and says whether that was news.
     pub fn input(&mut self, mask: u32, level: bool) -> bool {
         let before = self.line;

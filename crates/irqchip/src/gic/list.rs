@@ -27,7 +27,7 @@ pub struct ListRegister {
 /// What [`Gic::fill`] did, and which maintenance interrupts it wants besides those of single list registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flush {
-    /// So many list registers are used, from the first. The others are free.
+    /// So many list registers are used, from the first. The others are free, whatever is in their values.
     pub used: usize,
     /// More are pending than fit: leave when no list register is pending any more (NPIE).
     pub no_pending: bool,
@@ -36,6 +36,17 @@ pub struct Flush {
     /// Linked PPIs ([`Gic::link_ppi`]), bit n for INTID n, whose physical interrupts have to be active while the vCPU runs: those that are
     /// asserted, taken by the guest or not, and would interrupt it all the time; and those that the guest is to end.
     pub silenced: u32,
+}
+
+impl Flush {
+    /// Which of [`Flush::silenced`] still are when the vCPU has left with `lrs`: what the guest has ended was ended with it, and can have
+    /// fired again.
+    pub fn still_silenced(&self, lrs: &[ListRegister]) -> u32 {
+        let ended = lrs.iter().take(self.used).filter(|lr| !lr.pending && !lr.active);
+        ended
+            .filter_map(|lr| lr.hardware)
+            .fold(self.silenced, |silenced, intid| silenced & !(1 << (intid % 32)))
+    }
 }
 
 /// What could go to a list register.
@@ -47,6 +58,15 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// What a list register was chosen for.
+    fn of(lr: &ListRegister) -> Self {
+        Self { priority: lr.priority, active: lr.active, intid: lr.intid }
+    }
+
+    fn listed(self) -> ListRegister {
+        ListRegister { intid: self.intid, priority: self.priority, active: self.active, ..Default::default() }
+    }
+
     /// Low goes first: higher priority; then what is active, since it blocks the others of its priority; then the lower INTID.
     fn rank(self) -> u32 {
         (self.priority as u32) << 16 | (!self.active as u32) << 15 | self.intid as u32
@@ -57,9 +77,9 @@ impl Gic {
     /// Calls `each` for what is pending or active for this vCPU and in no list register.
     pub(super) fn candidates(&self, vcpu: usize, mut each: impl FnMut(Candidate)) {
         let vcpu = vcpu % MAX_VCPUS;
-        let banks = core::iter::once(&self.private(vcpu).bank).chain(&self.spis);
-        for (word, bank) in banks.enumerate() {
-            for bit in bits(bank.ready(self.enable) | bank.active & !bank.held) {
+        for word in 0..1 + self.spis.len() {
+            let Some(bank) = self.bank(vcpu, word) else { continue };
+            for bit in bits(bank.waiting(self.enable)) {
                 let intid = word * 32 + bit as usize;
                 let active = bank.active >> bit & 1 != 0;
                 let ours = match intid.checked_sub(PRIVATE) {
@@ -76,9 +96,11 @@ impl Gic {
 
     /// Moves the most urgent interrupts of a vCPU that is about to run to its list registers. All that came before was drained.
     pub fn fill(&mut self, vcpu: usize, lrs: &mut [ListRegister]) -> Flush {
-        self.drain(vcpu, &[], 0);
+        if self.private(vcpu).loads != 0 {
+            self.drain(vcpu, &[], 0);
+        }
         let room = lrs.len().min(MAX_LIST_REGISTERS);
-        let mut chosen = [Candidate { priority: 0, active: false, intid: 0 }; MAX_LIST_REGISTERS];
+        let lrs = &mut lrs[..room];
         let mut used = 0;
         let mut best_pending: Option<Candidate> = None;
         let (mut active, mut pending) = (0, 0);
@@ -87,23 +109,24 @@ impl Gic {
             if !c.active && best_pending.is_none_or(|best| c.rank() < best.rank()) {
                 best_pending = Some(c);
             }
-            let place = chosen[..used].iter().position(|o| c.rank() < o.rank()).unwrap_or(used);
+            let place = lrs[..used].iter().position(|lr| c.rank() < Candidate::of(lr).rank()).unwrap_or(used);
             if place < room {
                 used = (used + 1).min(room);
-                chosen[place..used].rotate_right(1);
-                chosen[place] = c;
+                lrs[place..used].rotate_right(1);
+                lrs[place] = c.listed();
             }
         });
         // Many can be active and not block others (GICC_CTLR.EOImode 1): one list register is always for what is pending.
-        if let (Some(best), Some(last)) = (best_pending, chosen[..used].last_mut())
-            && last.rank() < best.rank()
+        let lrs = &mut lrs[..used];
+        if let (Some(best), Some(last)) = (best_pending, lrs.last_mut())
+            && Candidate::of(last).rank() < best.rank()
         {
-            *last = best;
+            *last = best.listed();
         }
         for (slot, lr) in lrs.iter_mut().enumerate() {
-            *lr = if slot < used { self.load(vcpu, slot, chosen[slot]) } else { ListRegister::default() };
+            *lr = self.load(vcpu, slot, Candidate::of(lr));
         }
-        let loaded_active = chosen[..used].iter().filter(|c| c.active).count();
+        let loaded_active = lrs.iter().filter(|lr| lr.active).count();
         let private = &self.private(vcpu).bank;
         let silenced = self.linked & (private.line | private.held | private.active);
         Flush {
@@ -120,8 +143,7 @@ impl Gic {
         let private = self.private_mut(vcpu);
         private.loaded[slot] = c.intid;
         private.loads = slot as u8 + 1;
-        let mut lr =
-            ListRegister { intid: c.intid, priority: c.priority, active: c.active, ..Default::default() };
+        let mut lr = c.listed();
         if v2 && intid < SGIS {
             // One source's at a time; the others' turn comes when this has ended.
             let forwarded = private.bank.forwarded(enable) & mask != 0;

@@ -232,6 +232,7 @@ proptest! {
                         (lr.pending, lr.active) = if hardware { (false, lr.pending) } else { (lr.pending, false) };
                     }
                     let kick = gic.drain(v, &lrs[v], 0);
+                    lrs[v] = Default::default();
                     gic.fill(v, &mut lrs[v]);
                     kicked[v] = false;
                     prop_assert_eq!(kick >> v & 1, 0);
