@@ -5,7 +5,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use address::HostPhys;
 use spin::Once;
 
-use crate::arch::{self, vgic::Vgic};
+use crate::arch;
+use crate::arch::vgic::{Interface, Vgic};
 use crate::cpu_interface::{KICK, PrivateInterrupts, VIRTUAL_TIMER, VirtualInterface};
 use crate::per_cpu::CPUS;
 use crate::platform::Gic;
@@ -35,7 +36,7 @@ pub fn start_guest_cpu() {
 }
 
 /// This processor's, and the board's virtual interface. `None` where guests can't be run.
-pub fn interrupts() -> Option<(&'static dyn VirtualInterface, PrivateInterrupts)> {
+pub fn interrupts() -> Option<(&'static Interface, PrivateInterrupts)> {
     let private = arch::this_cpu()?.private_interrupts.load(Relaxed);
     (private != 0).then_some((BOARD.get()?.vgic.interface(), PrivateInterrupts(HostPhys(private))))
 }
@@ -54,7 +55,7 @@ pub fn kick_cpu(cpu: usize) {
 }
 
 /// Takes a kick back, if there was one, before the control domain could see it.
-pub fn take_kick(vgic: &dyn VirtualInterface, private: PrivateInterrupts) -> bool {
+pub fn take_kick(vgic: &Interface, private: PrivateInterrupts) -> bool {
     let kicked = private.is_pending(KICK);
     if kicked {
         vgic.take_kick(private);

@@ -159,13 +159,11 @@ fn gic_frame(vm: &Vm, address: u64) -> Option<(Frame, u64)> {
 /// A write of ICC_SGI1R.
 pub fn send_sgi(vm: &Vm, n: usize, value: u64) -> Option<Exit> {
     let mut gic = vm.gic.lock();
-    let others = gic.sgi1r(n, value) & !(1 << n);
-    wake(vm.kick(others))
+    wake(vm.kick(gic.sgi1r(n, value) & !(1 << n)))
 }
 
 /// A write of ICC_DIR.
 pub fn deactivate(vm: &Vm, n: usize, value: u64) -> Option<Exit> {
     let mut gic = vm.gic.lock();
-    let others = gic.deactivate(n, value as u32 & 0xff_ffff) & !(1 << n);
-    wake(vm.kick(others))
+    wake(vm.kick(gic.deactivate(n, value as u32 & 0xff_ffff) & !(1 << n)))
 }

@@ -287,10 +287,7 @@ impl Vm {
 
     /// The exit that tells of those, if there are any.
     pub fn wakes(&self) -> Option<Exit> {
-        if self.wakes.load(SeqCst) == 0 {
-            return None;
-        }
-        let vcpus = self.wakes.swap(0, SeqCst);
+        let vcpus = if self.wakes.load(SeqCst) == 0 { 0 } else { self.wakes.swap(0, SeqCst) };
         (vcpus != 0).then(|| Exit { reason: Reason::Wake as u32, data: vcpus, ..Exit::default() })
     }
 

@@ -12,6 +12,9 @@ pub enum Vgic {
     V3(VgicV3),
 }
 
+/// What guests are run with.
+pub type Interface = dyn VirtualInterface;
+
 impl Vgic {
     /// The board's; `None` if it lacks what a GIC of its version must have.
     pub fn new(gic: &Gic) -> Option<Self> {
@@ -22,7 +25,7 @@ impl Vgic {
         Some(Self::V3(VgicV3::new()))
     }
 
-    pub fn interface(&self) -> &dyn VirtualInterface {
+    pub fn interface(&self) -> &Interface {
         match self {
             Self::V2(v2) => v2,
             Self::V3(v3) => v3,

@@ -12,7 +12,7 @@ mod world;
 
 /// The board's virtual interface control.
 pub mod vgic {
-    pub use crate::vgic_v2::VgicV2 as Vgic;
+    pub use crate::vgic_v2::{VgicV2 as Vgic, VgicV2 as Interface};
 }
 
 use core::arch::asm;
