@@ -57,6 +57,9 @@ pub struct Args {
     /// Stop at the control domain: the shell, or CMD, is its
     #[arg(long, requires = "native")]
     control_domain: bool,
+    /// Have this boot loader start the hypervisor, from a disk as `cargo xtask image` makes it
+    #[arg(long, value_enum, requires = "native")]
+    loader: Option<native::Loader>,
     /// Run this in the guest; a single argument is a shell script
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -77,6 +80,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             gic: args.gic,
             guest: args.guest,
             control_domain: args.control_domain,
+            loader: args.loader,
             guest_memory: args.memory.clone(),
             guest_cpus: args.cpus,
         };

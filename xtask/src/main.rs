@@ -39,6 +39,8 @@ enum Command {
     Bench(bench::Bench),
     /// Boot a guest translated and interpreted at the same time, and stop at the first difference
     Lockstep(lockstep::Args),
+    /// Make what starts the hypervisor on a real board
+    Image(native::image::Args),
     /// Count the code lines of everything that runs privileged
     Size(size::Args),
     /// Work in a guest for a while and compare every result with this machine's
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Guests(args) => guests::run(&args),
         Command::Bench(bench) => bench::run(&bench),
         Command::Lockstep(args) => lockstep::run(&args),
+        Command::Image(args) => native::image::run(&args),
         Command::Size(args) => size::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),

@@ -80,15 +80,27 @@ fn count(folder: &Path, without_architectures: bool) -> Result<usize> {
     Ok(lines)
 }
 
-/// Lines that are neither empty nor comment, up to the file's tests.
+/// What the next item is only compiled for, if it isn't the bare-metal program.
+const ELSEWHERE: [&str; 2] = ["#[cfg(test)]", "#[cfg(not(target_os = \"none\"))]"];
+
+/// Lines that are neither empty nor comment, nor of an item for tests or hosts.
 fn code_lines(text: &str) -> usize {
-    let mut lines = text.lines().map(str::trim).peekable();
+    let mut lines = text.lines();
     let mut count = 0;
     while let Some(line) = lines.next() {
-        if line == "#[cfg(test)]" && lines.peek().is_some_and(|next| next.starts_with("mod tests {")) {
-            break;
+        if ELSEWHERE.contains(&line.trim()) {
+            // rustfmt ends an item with `;` or, at its own indentation, with a brace.
+            let indentation = &line[..line.len() - line.trim_start().len()];
+            let end = format!("{indentation}}}");
+            let mut item = lines.by_ref().skip_while(|line| line.trim_start().starts_with("#["));
+            if item.next().is_some_and(|first| first.ends_with('{')) {
+                item.find(|line| *line == end);
+            }
+            continue;
         }
-        count += (!line.is_empty() && !line.starts_with("//")) as usize;
+        let line = line.trim();
+        let comment = line.starts_with("//") || (line.starts_with("/*") && line.ends_with("*/"));
+        count += (!line.is_empty() && !comment) as usize;
     }
     count
 }
@@ -101,7 +113,14 @@ mod tests {
     fn comments_blank_lines_and_tests_do_not_count() {
         let text = "//! What.\n\nfn f() {\n    // why\n    g(); // that\n}\n#[cfg(test)]\nmod tests {\n    fn t() {}\n}\n";
         assert_eq!(code_lines(text), 3);
-        assert_eq!(code_lines("#[cfg(test)]\nmod other;\nfn f() {}\n"), 3);
+        assert_eq!(code_lines("#[cfg(test)]\nmod other;\nfn f() {}\n"), 1);
+        assert_eq!(
+            code_lines(
+                "mod m {\n    #[cfg(test)]\n    #[rustfmt::skip]\n    fn f() {\n    }\n    g!();\n}\n"
+            ),
+            3
+        );
+        assert_eq!(code_lines("/* one */\nx = 1; /* two */\n"), 1);
     }
 
     #[test]

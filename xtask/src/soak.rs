@@ -15,7 +15,7 @@ use crate::demo::wait_or_end;
 use crate::ends::Ends;
 use crate::guests::{self, Disk};
 use crate::progress::Step;
-use crate::{guest_script, host};
+use crate::{guest_script, host, native};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -31,6 +31,15 @@ pub struct Args {
     /// A vmctl to use, instead of a release build of this tree
     #[arg(long)]
     vmctl: Option<PathBuf>,
+    /// Two guests in the hypervisor on an emulated board instead, until each of their processors has taken its interrupts
+    #[arg(long, value_enum, value_name = "PLATFORM", conflicts_with_all = ["minutes", "cpus", "workers", "vmctl"])]
+    native: Option<native::Platform>,
+    /// The version of that board's interrupt controller
+    #[arg(long, value_enum, value_name = "VERSION", requires = "native")]
+    gic: Option<native::Gic>,
+    /// Timer interrupts on each processor: by default an hour's, at 250 a second
+    #[arg(long, default_value_t = 900_000, requires = "native")]
+    interrupts: u64,
 }
 
 const JOBS: &str = include_str!("../../guests/soak/jobs.sh");
@@ -46,6 +55,9 @@ const MEMORY: &str = "1536M";
 const SILENCE: Duration = Duration::from_secs(3900);
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(platform) = args.native {
+        return native::soak::run(platform, args.gic, args.interrupts);
+    }
     let disk = guests::ensure_disk()?;
     let vmctl = match &args.vmctl {
         Some(path) => path.clone(),

@@ -9,8 +9,6 @@ pub mod hcr {
     pub const FMO: u64 = 1 << 3;
     pub const IMO: u64 = 1 << 4;
     pub const AMO: u64 = 1 << 5;
-    pub const VF: u64 = 1 << 6;
-    pub const VI: u64 = 1 << 7;
     pub const TWI: u64 = 1 << 13;
     pub const TWE: u64 = 1 << 14;
     /// SMC instructions of EL1 come to EL2.
@@ -31,8 +29,6 @@ pub mod sctlr {
     pub const C: u64 = 1 << 2;
     pub const SA: u64 = 1 << 3;
     pub const I: u64 = 1 << 12;
-    /// Writable memory can't be executed.
-    pub const WXN: u64 = 1 << 19;
     /// Bits that are one in SCTLR_EL2 of ARMv8.0.
     pub const EL2_RES1: u64 = 0x30c5_0830;
     /// Bits that are one in SCTLR_EL1 of ARMv8.0.

@@ -10,7 +10,6 @@ pub mod class {
     pub const MCR_CP15: u8 = 0x03;
     pub const MCRR_CP15: u8 = 0x04;
     pub const MCR_CP14: u8 = 0x05;
-    pub const FP_ACCESS: u8 = 0x07;
     pub const HVC32: u8 = 0x12;
     pub const SMC32: u8 = 0x13;
     pub const HVC64: u8 = 0x16;
@@ -20,7 +19,6 @@ pub mod class {
     pub const INSTRUCTION_ABORT: u8 = 0x21;
     pub const DATA_ABORT_LOWER: u8 = 0x24;
     pub const DATA_ABORT: u8 = 0x25;
-    pub const SERROR: u8 = 0x2f;
 }
 
 /// IL: the instruction has 32 bits.
@@ -43,10 +41,6 @@ impl Syndrome {
     /// S1PTW: the fault was met while walking the tables of stage 1.
     pub const fn stage1_walk(self) -> bool {
         self.0 & 1 << 7 != 0
-    }
-    /// FnV: the faulting virtual address is not known.
-    pub const fn address_unknown(self) -> bool {
-        self.0 & 1 << 10 != 0
     }
     /// Whether DFSC or IFSC is a translation, access flag or permission fault, of any level.
     pub const fn is_stage2_fault(self) -> bool {

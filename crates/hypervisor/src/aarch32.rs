@@ -1,7 +1,47 @@
 //! What traps of AArch32 code leave to be worked out: conditions, and IT blocks.
 
-use arm::control::spsr;
+use arm::control::{mode, spsr};
 use arm::syndrome::Syndrome;
+
+/// Where AArch32 code goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub pc: u64,
+    pub cpsr: u64,
+}
+
+/// An exception that is taken in AArch32 (DDI 0406C B1.8, B1.9; Arm ARM G1.12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exception {
+    Undefined,
+    FetchAbort,
+    DataAbort,
+}
+
+impl Exception {
+    /// Where its mode goes on, and that mode's link register. `sctlr` and `vbar` are the world's that takes it.
+    pub fn take(self, from: Place, sctlr: u64, vbar: u64) -> (Place, u64) {
+        let thumb = from.cpsr & THUMB != 0;
+        // LR_und: the address after an ARM instruction; Thumb's are told by 2.
+        let (to, vector, link) = match self {
+            Self::Undefined => (mode::UND, 4, if thumb { 2 } else { 4 }),
+            Self::FetchAbort => (mode::ABT, 12, 4),
+            Self::DataAbort => (mode::ABT, 16, 8),
+        };
+        // A is set by aborts, I always; IT and J are cleared; T is SCTLR.TE, E SCTLR.EE; PAN stays, where there is one.
+        let abort = if to == mode::ABT { 1 << 8 } else { 0 };
+        let kept = from.cpsr & (0xf8 << 24 | 0xf << 16 | 1 << 22 | 0b111 << 6);
+        let cpsr = kept | abort | 1 << 7 | (sctlr >> 30 & 1) << 5 | (sctlr >> 25 & 1) << 9 | u64::from(to);
+        let base = if sctlr & 1 << 13 != 0 { 0xffff_0000 } else { vbar & 0xffff_ffe0 };
+        (Place { pc: base + vector, cpsr }, from.pc.wrapping_add(link) & 0xffff_ffff)
+    }
+}
+
+/// FSR of a synchronous external abort that isn't on a table walk; TTBCR says whether tables are of the long format.
+pub fn external_abort_status(ttbcr: u64, write: bool) -> u64 {
+    let status = if ttbcr & 1 << 31 != 0 { 1 << 9 | 0x10 } else { 0x08 };
+    status | if write { 1 << 11 } else { 0 }
+}
 
 const THUMB: u64 = 1 << 5;
 
@@ -61,6 +101,21 @@ mod tests {
         let thumb = Syndrome(0x03 << 26 | 1 << 25);
         let state = 0x08 << 8 | 1 << 5 | 0x13;
         assert!(!condition_holds(thumb, state) && condition_holds(thumb, state | 1 << 30));
+    }
+
+    #[test]
+    fn exceptions_are_taken_as_the_world_that_takes_them_says() {
+        // From Thumb code in User mode, within an IT block; to ARM code, vectors by VBAR.
+        let from = Place { pc: 0x1002, cpsr: 0x0600_0430 };
+        let (to, link) = Exception::Undefined.take(from, 0, 0x8000_0000);
+        assert_eq!((to, link), (Place { pc: 0x8000_0004, cpsr: 0x9b }, 0x1004));
+        // To big-endian Thumb code, high vectors; flags stay, and J is cleared.
+        let from = Place { pc: 0x1000, cpsr: 0xf100_0010 };
+        let (to, link) = Exception::DataAbort.take(from, 1 << 30 | 1 << 25 | 1 << 13, 0);
+        assert_eq!((to, link), (Place { pc: 0xffff_0010, cpsr: 0xf000_03b7 }, 0x1008));
+        assert_eq!(Exception::FetchAbort.take(from, 0, 0).0.pc, 12);
+        assert_eq!(external_abort_status(1 << 31, true), 0xa10);
+        assert_eq!(external_abort_status(0, false), 0x008);
     }
 
     #[test]

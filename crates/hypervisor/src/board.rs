@@ -5,8 +5,9 @@ use core::sync::atomic::Ordering::Relaxed;
 use address::HostPhys;
 use spin::Once;
 
-use crate::arch::{self, vgic::Vgic};
-use crate::cpu_interface::{KICK, PrivateInterrupts, VIRTUAL_TIMER};
+use crate::arch;
+use crate::arch::vgic::{Interface, Vgic};
+use crate::cpu_interface::{KICK, PrivateInterrupts, VIRTUAL_TIMER, VirtualInterface};
 use crate::per_cpu::CPUS;
 use crate::platform::Gic;
 use crate::pool::Pool;
@@ -29,15 +30,15 @@ pub fn prepare_guests(gic: &Gic) {
 /// Of each processor that starts, before any guest is on it.
 pub fn start_guest_cpu() {
     let (Some(board), Some(cpu)) = (BOARD.get(), arch::this_cpu()) else { return };
-    if let Some(private) = board.vgic.start_cpu(&board.gic, cpu) {
+    if let Some(private) = board.vgic.interface().start_cpu(&board.gic, cpu) {
         cpu.private_interrupts.store(private.0.0, Relaxed);
     }
 }
 
 /// This processor's, and the board's virtual interface. `None` where guests can't be run.
-pub fn interrupts() -> Option<(&'static Vgic, PrivateInterrupts)> {
+pub fn interrupts() -> Option<(&'static Interface, PrivateInterrupts)> {
     let private = arch::this_cpu()?.private_interrupts.load(Relaxed);
-    (private != 0).then_some((&BOARD.get()?.vgic, PrivateInterrupts(HostPhys(private))))
+    (private != 0).then_some((BOARD.get()?.vgic.interface(), PrivateInterrupts(HostPhys(private))))
 }
 
 /// Lets what guests are left for through to this processor.
@@ -49,12 +50,12 @@ pub fn enable(private: PrivateInterrupts) {
 /// Has another processor leave its guest.
 pub fn kick_cpu(cpu: usize) {
     if let (Some(board), Some(cpu)) = (BOARD.get(), CPUS.get(cpu)) {
-        board.vgic.kick(cpu);
+        board.vgic.interface().kick(cpu);
     }
 }
 
 /// Takes a kick back, if there was one, before the control domain could see it.
-pub fn take_kick(vgic: &Vgic, private: PrivateInterrupts) -> bool {
+pub fn take_kick(vgic: &Interface, private: PrivateInterrupts) -> bool {
     let kicked = private.is_pending(KICK);
     if kicked {
         vgic.take_kick(private);

@@ -10,7 +10,6 @@ use crate::console::{self, Uart};
 use crate::control::{self, Control};
 use crate::control_tree::{self, Changes};
 use crate::fdt::Fdt;
-use crate::image;
 use crate::per_cpu::{CPUS, PerCpu};
 use crate::platform::{self, Platform};
 use crate::pool::{POOL_BYTES, Pool};
@@ -58,7 +57,7 @@ fn prepare(fdt: Fdt) -> Result<(&'static Control, HostPhys, HostPhys), Problem> 
     let platform = Platform::new(fdt, arch::affinity())?;
     let layout = arch::layout();
     let pool_region = Region { start: layout.data.end, end: layout.data.end + POOL_BYTES };
-    let own = Region { start: layout.text.start, end: pool_region.end.next_multiple_of(image::ALIGN) };
+    let own = Region { start: layout.text.start, end: pool_region.end };
     if !platform.memory.iter().any(|m| m.contains(&own)) {
         return Err(Problem::TooLittleMemory("the hypervisor"));
     }

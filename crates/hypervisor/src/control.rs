@@ -92,6 +92,9 @@ pub fn placement(
     let known = if image.file_offset == 0 {
         memory
     } else {
+        if let Some(low) = platform.ramdisk.filter(|r| r.start < kernel.start) {
+            return Err(Problem::RamdiskBelowKernel(low));
+        }
         without(&memory, Region { start: 0, end: kernel.start })?
     };
     let tree =

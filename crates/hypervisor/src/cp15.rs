@@ -3,9 +3,9 @@
 use arm::syndrome::{Syndrome, class};
 use hypercall::page::Exit;
 
-use crate::arch::{self, guest, identification, inject};
-use crate::traps;
+use crate::arch::{self, inject};
 use crate::vm::{Vcpu, Vm};
+use crate::{guest, identification, traps};
 
 /// MCRR and MRRC to coprocessor 14.
 pub const MCRR_CP14: u8 = 0x0c;
@@ -50,7 +50,7 @@ pub fn handle(vm: &Vm, n: usize, vcpu: &mut Vcpu, syndrome: Syndrome) -> Option<
             }
         }
         // Debug, and identification of floating point: MVFR0 to 2 and FPSID.
-        VMRS => answer = identification::floating_point(field(10, 4)),
+        VMRS => answer = arch::identification::floating_point(field(10, 4)),
         _ => {}
     }
     let Some(answer) = answer else {

@@ -1,13 +1,16 @@
 //! What a vCPU has in its GIC's CPU interface besides list registers: a GICv2's or a GICv3's.
 //!
-//! The hardware keeps it while the vCPU's machine is on a CPU: `Vgic::load` puts it there, `Vgic::save` takes it back. Between those two,
-//! each entry to the guest is `Gic::fill` and `Vgic::enter`, each exit `Vgic::leave` and `Gic::drain`. Nothing is left on the CPU
+//! The hardware keeps it while the vCPU's machine is on a CPU: [`VirtualInterface::load`] puts it there, [`VirtualInterface::save`] takes it back. Between those two,
+//! each entry to the guest is `Gic::fill` and `enter`, each exit `leave` and `Gic::drain`. Nothing is left on the CPU
 //! afterwards, so a vCPU goes on anywhere.
 
 use address::HostPhys;
+use arm::syndrome::{Syndrome, class};
 use irqchip::gic::{Flush, ListRegister};
 
 use crate::arch;
+use crate::per_cpu::PerCpu;
+use crate::platform::Gic;
 
 /// The maintenance interrupt of virtual interfaces, a PPI: GIC-400's, and the one that is recommended for others. A board that has it
 /// elsewhere says so in the GIC's device tree node, which is not looked at yet.
@@ -36,11 +39,20 @@ pub struct CpuInterface {
 impl CpuInterface {
     /// After reset.
     pub const RESET: Self = Self { vmcr: 0, active_priorities: [0; 8] };
+}
 
-    /// Whether an interrupt of this priority would be signalled, if nothing is active: the mask (VMPriMask, VPMR) lets it through, and
-    /// a group is enabled.
-    pub fn accepts(&self, priority: u8) -> bool {
-        self.vmcr & 3 != 0 && u32::from(priority) < self.vmcr >> 24
+/// Whether an exception that the guest was left for can be answered while its interrupts are still in their list registers, because it
+/// has nothing to do with what these say. `address` is an abort's.
+pub fn stays_loaded(syndrome: Syndrome, address: impl FnOnce() -> u64) -> bool {
+    match syndrome.class() {
+        class::HVC32 | class::HVC64 | class::SMC32 | class::SMC64 => true,
+        // CRn 12 has the CPU interface's.
+        class::SYSTEM_REGISTER | class::MCR_CP15 => syndrome.0 >> 10 & 0xf != 12,
+        // A load from whatever device; but in the GIC's frames registers here say what is pending or active.
+        class::DATA_ABORT_LOWER => {
+            !syndrome.write() && !matches!(address() & 0xfff, 0x200..0x400 | 0xf10..0xf30)
+        }
+        _ => false,
     }
 }
 
@@ -82,18 +94,90 @@ impl PrivateInterrupts {
     }
 }
 
+/// GICH_HCR and ICH_HCR_EL2: En, LRENPIE, NPIE, EOICount.
+pub const HCR_EN: u32 = 1 << 0;
+const HCR_LRENPIE: u32 = 1 << 2;
+const HCR_NPIE: u32 = 1 << 3;
+const HCR_EOI_COUNT_SHIFT: u32 = 27;
+
+/// The board's virtual interface control: a GICv2's or a GICv3's.
+pub trait VirtualInterface {
+    /// List registers of a CPU.
+    fn list_registers(&self) -> usize;
+    /// Of each CPU that starts, before any guest is on it: gets it ready, and finds its own interrupts.
+    fn start_cpu(&self, gic: &Gic, cpu: &PerCpu) -> Option<PrivateInterrupts>;
+    /// Sends a CPU the interrupt that has it leave its guest.
+    fn kick(&self, cpu: &PerCpu);
+    /// Takes it back, whoever has sent it.
+    fn take_kick(&self, private: PrivateInterrupts);
+    /// This vCPU's guest is on this CPU now.
+    fn load(&self, interface: &CpuInterface);
+    /// And no more.
+    fn save(&self, interface: &mut CpuInterface);
+
+    fn control(&self) -> u32;
+    fn set_control(&self, value: u32);
+    /// The list registers that are free (ELRSR): bit n for number n.
+    fn free(&self) -> u32;
+    fn load_list_register(&self, n: usize, lr: &ListRegister);
+    /// Takes its state over, and frees it.
+    fn save_list_register(&self, n: usize, lr: &mut ListRegister);
+    /// What was written is so before anyone looks whether an interrupt is pending.
+    fn settle(&self);
+
+    /// Before the guest is entered: what was filled goes to the hardware.
+    fn enter(&self, ppis: PrivateInterrupts, lrs: &[ListRegister], flush: &Flush) {
+        let used = lrs.get(..flush.used).unwrap_or(lrs);
+        ppis.enter(used, flush);
+        for (n, lr) in used.iter().enumerate() {
+            self.load_list_register(n, lr);
+        }
+        if flush.no_pending || flush.eoi_count {
+            let npie = if flush.no_pending { HCR_NPIE } else { 0 };
+            let lrenpie = if flush.eoi_count { HCR_LRENPIE } else { 0 };
+            self.set_control(HCR_EN | npie | lrenpie);
+        }
+    }
+
+    /// After the guest has left: the hardware's state is taken over to `lrs`, which are those that it was entered with, and the hardware's
+    /// are free. Returns the count of ends without list register.
+    fn leave(&self, ppis: PrivateInterrupts, lrs: &mut [ListRegister], flush: &Flush) -> u32 {
+        let used = flush.used.min(lrs.len());
+        let free = if used > 0 { self.free() } else { 0 };
+        for (n, lr) in lrs[..used].iter_mut().enumerate() {
+            if free >> n & 1 != 0 {
+                (lr.pending, lr.active) = (false, false);
+            } else {
+                self.save_list_register(n, lr);
+            }
+        }
+        ppis.leave(flush);
+        let mut ends = 0;
+        if flush.no_pending || flush.eoi_count {
+            ends = self.control() >> HCR_EOI_COUNT_SHIFT;
+            self.set_control(HCR_EN);
+            // Read back: what the maintenance interrupt was for is gone from here on.
+            self.control();
+        }
+        self.settle();
+        ends
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_mask_and_the_groups_say_what_is_accepted() {
-        // As QEMU's GICv2 and GICv3 show it for a guest with a mask of 0xf0 and one group on.
-        for vmcr in [0xf04c_0001, 0xf04c_000a] {
-            let interface = CpuInterface { vmcr, ..Default::default() };
-            assert!(interface.accepts(0xe8) && !interface.accepts(0xf0));
-        }
-        assert!(!CpuInterface { vmcr: 0xf000_0000, ..Default::default() }.accepts(0));
-        assert!(!CpuInterface::default().accepts(0));
+    fn list_registers_stay_loaded_for_what_does_not_concern_them() {
+        let stays = |class, iss, address| stays_loaded(Syndrome::new(class, iss), || address);
+        assert!(stays(class::HVC64, 0, 0) && stays(class::SMC32, 0, 0));
+        // ACTLR_EL1; ICC_SGI1R_EL1; ICC_DIR of AArch32.
+        assert!(stays(class::SYSTEM_REGISTER, 1 << 10, 0));
+        assert!(!stays(class::SYSTEM_REGISTER, 12 << 10, 0) && !stays(class::MCR_CP15, 12 << 10, 0));
+        // GICD_TYPER; GICD_ISPENDR, GICD_ICACTIVER, GICD_SPENDSGIR; a store; WFI.
+        assert!(stays(class::DATA_ABORT_LOWER, 0, 0x800_0004));
+        assert!([0x200, 0x3fc, 0xf20].iter().all(|at| !stays(class::DATA_ABORT_LOWER, 0, 0x800_0000 + at)));
+        assert!(!stays(class::DATA_ABORT_LOWER, 1 << 6, 0x800_0004) && !stays(class::WFX, 0, 0));
     }
 }

@@ -78,5 +78,10 @@ impl Default for PerCpu {
     }
 }
 
+/// This processor's place in [`CPUS`].
+pub fn cpu_number() -> usize {
+    crate::arch::this_cpu().map_or(0, |cpu| cpu.index.load(Ordering::Relaxed) as usize)
+}
+
 /// All of them. Those that the board doesn't have keep an affinity of all ones.
 pub static CPUS: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];

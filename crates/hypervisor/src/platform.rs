@@ -50,6 +50,17 @@ fn push<const N: usize>(list: &mut ArrayVec<Region, N>, region: Region) -> Resul
     if region.size() == 0 { Ok(()) } else { list.try_push(region).map_err(|_| Problem::TooManyRegions) }
 }
 
+/// Whether a node is a module, and then whether it is the kernel rather than the initrd. GRUB doesn't say which, but gives the kernel alone
+/// a command line.
+fn module_kind(node: &Node) -> Option<bool> {
+    if node.is_compatible("multiboot,kernel") {
+        return Some(true);
+    }
+    let ramdisk = node.is_compatible("multiboot,ramdisk");
+    let module = ramdisk || node.is_compatible("multiboot,module");
+    module.then(|| !ramdisk && node.property("bootargs").is_some())
+}
+
 /// What a module's `reg` says: physical addresses, although /chosen is no bus. How many cells they have is told by the property's length,
 /// since QEMU leaves #address-cells and #size-cells out.
 fn module(node: &Node) -> Option<Region> {
@@ -83,11 +94,13 @@ impl<'a> Platform<'a> {
                 }
             } else if gic.is_none() && node.property("interrupt-controller").is_some() {
                 gic = Gic::new(&node)?;
-            } else if node.is_compatible("multiboot,kernel") {
-                kernel = module(&node);
-                bootargs = node.text("bootargs").unwrap_or("");
-            } else if node.is_compatible("multiboot,ramdisk") {
-                ramdisk = module(&node);
+            } else if let Some(is_kernel) = module_kind(&node) {
+                if is_kernel {
+                    kernel = module(&node);
+                    bootargs = node.text("bootargs").unwrap_or("");
+                } else {
+                    ramdisk = module(&node);
+                }
             } else if ["arm,psci-1.0", "arm,psci-0.2"].iter().any(|c| node.is_compatible(c)) {
                 has_psci = node.text("method") == Some("smc");
             }

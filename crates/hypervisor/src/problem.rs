@@ -37,6 +37,8 @@ pub enum Problem {
         "What is at {0}, a module or the device tree, isn't in memory or overlaps the hypervisor or the device tree."
     )]
     ModuleMisplaced(Region),
+    #[error("The initrd at {0} lies below its 32-bit kernel, which uses no memory there: load it higher.")]
+    RamdiskBelowKernel(Region),
     #[error("Too little memory: there is no room for {0}.")]
     TooLittleMemory(&'static str),
     #[error("There is no room for the control domain's device tree, or its cells can't say an address.")]

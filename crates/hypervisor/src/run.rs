@@ -10,17 +10,18 @@ use hypercall::Reason;
 use hypercall::page::Exit;
 use irqchip::gic::{ListRegister, MAX_LIST_REGISTERS};
 
-use crate::arch::guest::{self, Left};
-use crate::arch::vgic::Vgic;
-use crate::cpu_interface::{PrivateInterrupts, VIRTUAL_TIMER};
+use crate::arch::vgic::Interface;
+use crate::cpu_interface::{PrivateInterrupts, VIRTUAL_TIMER, VirtualInterface, stays_loaded};
+use crate::guest::{self, Left};
+use crate::per_cpu::cpu_number;
 use crate::vm::{Vcpu, Vm};
-use crate::{arch, board, traps};
+use crate::{board, traps};
 
 /// Runs a vCPU until there is something for the caller. `immediate` is asked right before each entry; `answer` is what the exit before
 /// wanted, if it did.
 pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, answer: u64) -> Exit {
     let Some(root) = vm.root().filter(|_| vcpu.registers.off == 0) else { return halt(u64::MAX) };
-    let cpu = arch::cpu_number();
+    let cpu = cpu_number();
     let (Some(host), Some((vgic, private))) = (guest::HOSTS.get(cpu), board::interrupts()) else {
         return failed(vcpu, 0);
     };
@@ -29,6 +30,8 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
     traps::finish(vcpu, answer, vm.is_aarch32());
     board::enable(private);
     vgic.load(&vcpu.interface);
+    let mut lrs = [ListRegister::default(); MAX_LIST_REGISTERS];
+    let lrs = &mut lrs[..vgic.list_registers()];
     let exit = loop {
         if immediate() {
             break exit(Reason::Immediate);
@@ -39,8 +42,10 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
         if let Some(exit) = vm.wakes() {
             break exit;
         }
-        let (why, own) = enter_once(vm, n, vcpu, cpu, vgic, private);
+        let mut answered = None;
+        let (why, own) = enter_once(vm, n, vcpu, cpu, (vgic, private), lrs, &mut answered);
         let done = match why {
+            Left::Synchronous if answered.is_some() => answered,
             Left::Synchronous => traps::handle(vm, n, vcpu),
             // Seen to on the way in.
             Left::Interrupt if own => None,
@@ -61,17 +66,16 @@ pub fn run(vm: &Vm, n: usize, vcpu: &mut Vcpu, immediate: impl Fn() -> bool, ans
 }
 
 /// Gives the guest its interrupts, enters it, and takes what is left of these back. Gives why it was left, and whether there was an
-/// interrupt for the hypervisor itself: the timer, a kick, or list registers to be filled.
+/// interrupt for the hypervisor itself: the timer, a kick, or list registers to be filled. `answered` is the exit where that is known already.
 fn enter_once(
     vm: &Vm,
     n: usize,
     vcpu: &mut Vcpu,
     cpu: usize,
-    vgic: &Vgic,
-    private: PrivateInterrupts,
+    (vgic, private): (&Interface, PrivateInterrupts),
+    lrs: &mut [ListRegister],
+    answered: &mut Option<Exit>,
 ) -> (Left, bool) {
-    let mut lrs = [ListRegister::default(); MAX_LIST_REGISTERS];
-    let lrs = &mut lrs[..vgic.list_registers()];
     let flush = {
         let mut gic = vm.gic.lock();
         vm.running[n].store(cpu as u32 + 1, SeqCst);
@@ -79,12 +83,21 @@ fn enter_once(
         gic.fill(n, lrs)
     };
     vgic.enter(private, lrs, &flush);
-    let why = guest::enter(&mut vcpu.registers);
-    let ended = |lr: &ListRegister| lr.eoi_maintenance && !lr.pending && !lr.active;
-    let silent = flush.silenced >> VIRTUAL_TIMER & 1 != 0;
+    let why = loop {
+        let why = guest::enter(&mut vcpu.registers);
+        if why != Left::Synchronous || !stays_loaded(guest::syndrome(), || guest::fault_addresses().0) {
+            break why;
+        }
+        // An interrupt that came meanwhile, a kick among them, has the guest leave at once.
+        if let Some(exit) = traps::handle(vm, n, vcpu) {
+            *answered = Some(exit);
+            break why;
+        }
+    };
     let count = vgic.leave(private, lrs, &flush);
-    let maintenance =
-        flush.no_pending || flush.eoi_count || lrs[..flush.used.min(lrs.len())].iter().any(ended);
+    let ended = |lr: &ListRegister| lr.eoi_maintenance && !lr.pending && !lr.active;
+    let maintenance = flush.no_pending || flush.eoi_count || lrs.iter().take(flush.used).any(ended);
+    let silent = flush.still_silenced(lrs) >> VIRTUAL_TIMER & 1 != 0;
     let kicked = why == Left::Interrupt && board::take_kick(vgic, private);
     let own = kicked || maintenance || guest::timer_fired() && !silent;
     let mut gic = vm.gic.lock();

@@ -29,16 +29,6 @@ pub enum MapError {
     NoMemory,
 }
 
-/// Where an input address leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leaf {
-    /// Of the input address itself.
-    pub output: HostPhys,
-    pub attributes: u64,
-    /// Bytes of the block or page.
-    pub size: u64,
-}
-
 impl Table {
     /// An empty table for `bits` (32 to 48) bits of input address. Up to 16 tables side by side are the root of a walk that starts a
     /// level lower (Arm ARM D8.2.7, concatenated tables), as stage 2 can have it and of 40 or 42 bits must; the hypervisor's own stage 1
@@ -159,26 +149,6 @@ impl Table {
         Err(MapError::Range)
     }
 
-    /// Where `input` leads.
-    pub fn lookup(&self, pool: &Pool, input: u64) -> Option<Leaf> {
-        self.check(input & !0xfff, 4096).ok()?;
-        let mut table = self.root;
-        for level in self.level..=3 {
-            let entry = self.entry(pool, table, level, input)?.get();
-            if entry & VALID == 0 {
-                return None;
-            }
-            if level < 3 && entry & TABLE != 0 {
-                table = HostPhys(entry & ADDRESS);
-                continue;
-            }
-            let size = 1 << level_shift(level);
-            let output = HostPhys((entry & ADDRESS & !(size - 1)) | (input & (size - 1)));
-            return Some(Leaf { output, attributes: entry & ATTRIBUTES, size });
-        }
-        None
-    }
-
     /// Gives every page back.
     pub fn destroy(self, pool: &Pool) {
         for n in 0..self.root_pages() {
@@ -220,6 +190,38 @@ mod tests {
 
     use super::*;
     use crate::pool::test_pool;
+
+    /// Where an input address leads.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Leaf {
+        /// Of the input address itself.
+        pub output: HostPhys,
+        pub attributes: u64,
+        /// Bytes of the block or page.
+        pub size: u64,
+    }
+
+    impl Table {
+        /// Where `input` leads.
+        pub fn lookup(&self, pool: &Pool, input: u64) -> Option<Leaf> {
+            self.check(input & !0xfff, 4096).ok()?;
+            let mut table = self.root;
+            for level in self.level..=3 {
+                let entry = self.entry(pool, table, level, input)?.get();
+                if entry & VALID == 0 {
+                    return None;
+                }
+                if level < 3 && entry & TABLE != 0 {
+                    table = HostPhys(entry & ADDRESS);
+                    continue;
+                }
+                let size = 1 << level_shift(level);
+                let output = HostPhys((entry & ADDRESS & !(size - 1)) | (input & (size - 1)));
+                return Some(Leaf { output, attributes: entry & ATTRIBUTES, size });
+            }
+            None
+        }
+    }
 
     #[test]
     fn the_largest_blocks_are_used() {

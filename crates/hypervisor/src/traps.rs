@@ -6,11 +6,11 @@ use hypercall::Reason;
 use hypercall::page::Exit;
 use irqchip::gic::{Frame, Version};
 
-use crate::arch::{guest, inject};
+use crate::arch::inject;
 use crate::cpu_interface::VIRTUAL_TIMER;
 use crate::run::{exit, halt};
 use crate::vm::{Unanswered, Vcpu, Vm};
-use crate::{aarch32, cp15};
+use crate::{aarch32, cp15, guest};
 
 /// A run's exit that has vCPUs woken, if there are any.
 fn wake(vcpus: u64) -> Option<Exit> {
@@ -152,20 +152,18 @@ fn gic_frame(vm: &Vm, address: u64) -> Option<(Frame, u64)> {
         return Some((Frame::Distributor, offset));
     }
     let redistributors = 0x2_0000 * vm.vcpu_count() as u64;
-    let v3 = vm.gic.lock().version() == Version::V3;
-    within(frames.interface, redistributors).filter(|_| v3).map(|offset| (Frame::Redistributors, offset))
+    let offset = within(frames.interface, redistributors)?;
+    (vm.gic.lock().version() == Version::V3).then_some((Frame::Redistributors, offset))
 }
 
 /// A write of ICC_SGI1R.
 pub fn send_sgi(vm: &Vm, n: usize, value: u64) -> Option<Exit> {
     let mut gic = vm.gic.lock();
-    let others = gic.sgi1r(n, value) & !(1 << n);
-    wake(vm.kick(others))
+    wake(vm.kick(gic.sgi1r(n, value) & !(1 << n)))
 }
 
 /// A write of ICC_DIR.
 pub fn deactivate(vm: &Vm, n: usize, value: u64) -> Option<Exit> {
     let mut gic = vm.gic.lock();
-    let others = gic.deactivate(n, value as u32 & 0xff_ffff) & !(1 << n);
-    wake(vm.kick(others))
+    wake(vm.kick(gic.deactivate(n, value as u32 & 0xff_ffff) & !(1 << n)))
 }

@@ -29,6 +29,8 @@ struct Board {
     hvc: bool,
     named_timer: bool,
     reserved: bool,
+    /// Modules don't say what they are, and come in any order.
+    grub: bool,
 }
 
 const GOOD: Board = Board {
@@ -39,6 +41,7 @@ const GOOD: Board = Board {
     hvc: false,
     named_timer: false,
     reserved: false,
+    grub: false,
 };
 
 /// A board like QEMU's virt, with its UART behind a bus that translates.
@@ -112,17 +115,19 @@ fn tree(board: Board) -> Vec<u8> {
     let chosen = f.begin_node("chosen").unwrap();
     f.property_string("stdout-path", "serial0:115200n8").unwrap();
     f.property_string("bootargs", "the loader's").unwrap();
+    let compatible = |kind: &str| {
+        let kinds = if board.grub { vec!["multiboot,module"] } else { vec!["multiboot,module", kind] };
+        kinds.into_iter().map(Into::into).collect()
+    };
     if !board.no_kernel {
         let kernel = f.begin_node("module@0x49000000").unwrap();
-        let compatible = ["multiboot,module", "multiboot,kernel"].map(Into::into).to_vec();
-        f.property_string_list("compatible", compatible).unwrap();
+        f.property_string_list("compatible", compatible("multiboot,kernel")).unwrap();
         f.property_array_u64("reg", &[0x4900_0000, 0x100_0000]).unwrap();
         f.property_string("bootargs", "console=ttyAMA0").unwrap();
         f.end_node(kernel).unwrap();
     }
     let ramdisk = f.begin_node("module@0x4c000000").unwrap();
-    let compatible = ["multiboot,module", "multiboot,ramdisk"].map(Into::into).to_vec();
-    f.property_string_list("compatible", compatible).unwrap();
+    f.property_string_list("compatible", compatible("multiboot,ramdisk")).unwrap();
     f.property_array_u64("reg", &[RAMDISK.start, RAMDISK.size()]).unwrap();
     f.end_node(ramdisk).unwrap();
     f.end_node(chosen).unwrap();
@@ -140,6 +145,15 @@ fn changed(source: &[u8]) -> Vec<u8> {
     let length = write(source, &changes(), &mut out).unwrap();
     out.truncate(length);
     out
+}
+
+#[test]
+fn modules_of_grub_are_told_apart_by_the_command_line() {
+    let bytes = tree(Board { grub: true, ..GOOD });
+    let p = Platform::new(Fdt::new(&bytes).unwrap(), 1).unwrap();
+    assert_eq!((p.kernel.start, p.bootargs, p.ramdisk), (0x4900_0000, "console=ttyAMA0", Some(RAMDISK)));
+    let alone = tree(Board { grub: true, no_kernel: true, ..GOOD });
+    assert_eq!(Platform::new(Fdt::new(&alone).unwrap(), 1).unwrap_err(), Problem::NoKernel);
 }
 
 #[test]
@@ -232,7 +246,11 @@ fn the_kernel_stays_where_it_is_or_goes_where_there_is_room() {
     let stays = place(image).unwrap();
     assert_eq!((stays.kernel, stays.file), (kernel_there, platform.kernel.address()));
     assert!(stays.tree.start >= kernel_there.start);
-    let moved = place(Image { size: 0x400_0000, ..image }).unwrap();
+    let large = Image { size: 0x400_0000, ..image };
+    assert_eq!(place(large), Err(Problem::RamdiskBelowKernel(RAMDISK)));
+    let mut alone = Platform::new(Fdt::new(&bytes).unwrap(), 0).unwrap();
+    alone.reserved.extend(alone.ramdisk.take());
+    let moved = placement(&alone, OWN, source, large, 0x4000).unwrap();
     assert_eq!((moved.kernel.start, moved.file), (0x5020_0000, HostPhys(0x51a0_0000)));
     let misplaced = placement(&platform, kernel, source, image, 1);
     assert_eq!(misplaced, Err(Problem::ModuleMisplaced(platform.kernel)));

@@ -3,10 +3,10 @@
 use core::sync::atomic::Ordering;
 
 use address::HostPhys;
-use irqchip::gic::{Flush, ListRegister, MAX_LIST_REGISTERS};
+use irqchip::gic::{ListRegister, MAX_LIST_REGISTERS};
 
 use crate::arch;
-use crate::cpu_interface::{CpuInterface, KICK, PrivateInterrupts};
+use crate::cpu_interface::{CpuInterface, HCR_EN, KICK, PrivateInterrupts, VirtualInterface};
 use crate::per_cpu::PerCpu;
 use crate::platform::Gic;
 
@@ -21,11 +21,6 @@ const LR0: u64 = 0x100;
 const ITARGETSR0: u64 = 0x800;
 const SGIR: u64 = 0xf00;
 const CPENDSGIR1: u64 = 0xf14;
-
-const HCR_EN: u32 = 1 << 0;
-const HCR_LRENPIE: u32 = 1 << 2;
-const HCR_NPIE: u32 = 1 << 3;
-const HCR_EOI_COUNT_SHIFT: u32 = 27;
 
 /// GICH, banked by CPU.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +38,11 @@ impl VgicV2 {
         Some(Self { gich, gicd, list_registers: ((vtr & 0x3f) as usize + 1).min(MAX_LIST_REGISTERS) })
     }
 
+    /// Itself, where there is no other version (`arch::vgic`): no call of it is an indirect one there.
+    pub fn interface(&self) -> &Self {
+        self
+    }
+
     fn read(&self, register: u64) -> u32 {
         arch::read32(HostPhys(self.gich.0 + register))
     }
@@ -50,13 +50,14 @@ impl VgicV2 {
     fn write(&self, register: u64, value: u32) {
         arch::write32(HostPhys(self.gich.0 + register), value);
     }
+}
 
-    pub fn list_registers(&self) -> usize {
+impl VirtualInterface for VgicV2 {
+    fn list_registers(&self) -> usize {
         self.list_registers
     }
 
-    /// Of each CPU that starts, before any guest is on it: gets it ready, and finds its own interrupts.
-    pub fn start_cpu(&self, _gic: &Gic, cpu: &PerCpu) -> Option<PrivateInterrupts> {
+    fn start_cpu(&self, _gic: &Gic, cpu: &PerCpu) -> Option<PrivateInterrupts> {
         for n in 0..self.list_registers {
             self.write(LR0 + 4 * n as u64, 0);
         }
@@ -67,66 +68,47 @@ impl VgicV2 {
         Some(PrivateInterrupts(self.gicd))
     }
 
-    /// Sends a CPU the interrupt that has it leave its guest.
-    pub fn kick(&self, cpu: &PerCpu) {
+    fn kick(&self, cpu: &PerCpu) {
         arch::write32(HostPhys(self.gicd.0 + SGIR), cpu.target.load(Ordering::Relaxed) << 16 | KICK);
     }
 
-    /// Takes it back, whoever has sent it.
-    pub fn take_kick(&self, private: PrivateInterrupts) {
+    fn take_kick(&self, private: PrivateInterrupts) {
         arch::write32(HostPhys(private.0.0 + CPENDSGIR1), 0xff << 24);
     }
 
-    /// This vCPU's guest is on this CPU now.
-    pub fn load(&self, interface: &CpuInterface) {
+    fn load(&self, interface: &CpuInterface) {
         self.write(VMCR, interface.vmcr);
         self.write(APR, interface.active_priorities[0]);
         self.write(HCR, HCR_EN);
     }
 
-    /// And no more.
-    pub fn save(&self, interface: &mut CpuInterface) {
+    fn save(&self, interface: &mut CpuInterface) {
         interface.vmcr = self.read(VMCR);
         interface.active_priorities[0] = self.read(APR);
         self.write(HCR, 0);
     }
 
-    /// Before the guest is entered: what was filled goes to the hardware.
-    pub fn enter(&self, ppis: PrivateInterrupts, lrs: &[ListRegister], flush: &Flush) {
-        let used = lrs.get(..flush.used).unwrap_or(lrs);
-        ppis.enter(used, flush);
-        for (n, lr) in used.iter().enumerate() {
-            self.write(LR0 + 4 * n as u64, lr.gich());
-        }
-        if flush.no_pending || flush.eoi_count {
-            let npie = if flush.no_pending { HCR_NPIE } else { 0 };
-            let lrenpie = if flush.eoi_count { HCR_LRENPIE } else { 0 };
-            self.write(HCR, HCR_EN | npie | lrenpie);
-        }
+    fn control(&self) -> u32 {
+        self.read(HCR)
     }
 
-    /// After the guest has left: the hardware's state is taken over to `lrs`, which are those that it was entered with, and the hardware's
-    /// are free. Returns the count of ends without list register.
-    pub fn leave(&self, ppis: PrivateInterrupts, lrs: &mut [ListRegister], flush: &Flush) -> u32 {
-        let used = flush.used.min(lrs.len());
-        let free = if used > 0 { self.read(ELRSR0) } else { 0 };
-        for (n, lr) in lrs[..used].iter_mut().enumerate() {
-            let register = LR0 + 4 * n as u64;
-            if free >> n & 1 != 0 {
-                lr.update_from_gich(0);
-            } else {
-                lr.update_from_gich(self.read(register));
-                self.write(register, 0);
-            }
-        }
-        ppis.leave(flush);
-        if !(flush.no_pending || flush.eoi_count) {
-            return 0;
-        }
-        let ends = self.read(HCR) >> HCR_EOI_COUNT_SHIFT;
-        self.write(HCR, HCR_EN);
-        // Read back: what the maintenance interrupt was for is gone before anyone looks whether an interrupt is pending.
-        self.read(HCR);
-        ends
+    fn set_control(&self, value: u32) {
+        self.write(HCR, value);
     }
+
+    fn free(&self) -> u32 {
+        self.read(ELRSR0)
+    }
+
+    fn load_list_register(&self, n: usize, lr: &ListRegister) {
+        self.write(LR0 + 4 * n as u64, lr.gich());
+    }
+
+    fn save_list_register(&self, n: usize, lr: &mut ListRegister) {
+        let register = LR0 + 4 * n as u64;
+        lr.update_from_gich(self.read(register));
+        self.write(register, 0);
+    }
+
+    fn settle(&self) {}
 }

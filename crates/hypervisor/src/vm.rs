@@ -8,6 +8,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use address::HostPhys;
+use arm::descriptor::stage2::{NORMAL, READ, WRITE};
 use hypercall::page::Exit;
 use hypercall::{GuestMode, MAX_VCPUS, Reason, Registers, Status};
 use irqchip::gic::{Gic, Version};
@@ -15,6 +16,7 @@ use spin::{Mutex, MutexGuard};
 
 use crate::arch;
 use crate::cpu_interface::{CpuInterface, VIRTUAL_TIMER};
+use crate::per_cpu::cpu_number;
 use crate::pool::Pool;
 use crate::table::{MapError, Table};
 
@@ -224,6 +226,12 @@ impl Vm {
     pub fn frames(&self) -> Frames {
         *self.frames.lock()
     }
+    /// Whether another of its vCPUs than `n` ran on this processor last, and may have used the same translations' names for other ones.
+    /// From now on it is `n`.
+    pub fn is_another_here(&self, n: usize) -> bool {
+        let last = &self.last_on[cpu_number()];
+        last.swap(n as u32 + 1, Relaxed) != n as u32 + 1
+    }
     /// The root of its stage 2.
     pub fn root(&self) -> Option<HostPhys> {
         self.memory.lock().as_ref().map(|t| t.root)
@@ -255,7 +263,10 @@ impl Vm {
     /// Has those of these vCPUs that run on other processors leave; gives the others that don't run. With `gic` locked, so that
     /// who is about to run has not filled its list registers yet.
     pub fn kick(&self, vcpus: irqchip::gic::Vcpus) -> u64 {
-        let here = arch::cpu_number() as u32 + 1;
+        if vcpus == 0 {
+            return 0;
+        }
+        let here = cpu_number() as u32 + 1;
         let mut waiting = 0;
         for n in (0..MAX_VCPUS).filter(|n| vcpus >> n & 1 != 0) {
             match self.running[n].load(SeqCst) {
@@ -276,7 +287,7 @@ impl Vm {
 
     /// The exit that tells of those, if there are any.
     pub fn wakes(&self) -> Option<Exit> {
-        let vcpus = self.wakes.swap(0, SeqCst);
+        let vcpus = if self.wakes.load(SeqCst) == 0 { 0 } else { self.wakes.swap(0, SeqCst) };
         (vcpus != 0).then(|| Exit { reason: Reason::Wake as u32, data: vcpus, ..Exit::default() })
     }
 
@@ -304,6 +315,7 @@ impl Vm {
         }
         let mut memory = self.memory.lock();
         let table = memory.as_mut().ok_or(Status::NoVm)?;
+        let attributes = NORMAL | READ | if write { WRITE } else { 0 };
         let bytes = 1u64 << shift;
         let mut at = address;
         for frame in frames {
@@ -311,7 +323,7 @@ impl Vm {
             if (at | frame) & (bytes - 1) != 0 {
                 return Err(Status::Invalid);
             }
-            table.map(pool, at, HostPhys(frame), bytes, arch::guest_memory(write)).map_err(|e| match e {
+            table.map(pool, at, HostPhys(frame), bytes, attributes).map_err(|e| match e {
                 MapError::Range => Status::Invalid,
                 MapError::Mapped => Status::Refused,
                 MapError::NoMemory => Status::NoMemory,

@@ -3,8 +3,8 @@
 //! Below `target/guests` (or `$AUBERGE_GUESTS`):
 //! `amd64/` and `i386/` hold `vmlinuz`, `initrd.img` and `vmlinux`, the kernel as an ELF file that boots by PVH (i386
 //! also `vmlinuz-686` and `initrd-686.img`, the kernel without PAE, which has no entry for PVH), `arm64/` and `armhf/`
-//! hold `vmlinuz` and `initrd.img` (arm64's `vmlinuz` is a plain Image, which boot loaders need), `kernels/` the test
-//! kernels of `guests/kernels` and Debian's memtest86+; `amd64/debian.img` is a disk with Debian on it, and
+//! hold `vmlinuz` and `initrd.img` (arm64's `vmlinuz` is a plain Image, which boot loaders need) and `xen` where that
+//! was asked for, `kernels/` the test kernels of `guests/kernels` and Debian's memtest86+; `amd64/debian.img` is a disk with Debian on it, and
 //! `amd64/debian/` its tree (see `debian.rs`); `packages/` keeps what was downloaded, and `apt/` apt's state.
 
 mod applets;
@@ -73,6 +73,10 @@ impl fmt::Display for Arch {
         })
     }
 }
+
+/// Debian's Xen beside an ARM guest's kernel.
+const XEN: &str = "xen";
+const XEN_MANIFEST: &str = "xen.json";
 
 /// One of Debian's kernels for an architecture.
 struct Flavour {
@@ -174,6 +178,25 @@ pub fn ensure(arch: Arch) -> Result<Guest> {
     Ok(Guest { kernel: store.path("vmlinuz"), initrd: store.path("initrd.img") })
 }
 
+/// Debian's Xen for `arch`, an ARM one, made now when it is not there yet.
+pub fn ensure_xen(arch: Arch) -> Result<PathBuf> {
+    let mut maker = Maker::new(host::guests_folder(), false)?;
+    let store = maker.xen(arch)?;
+    Ok(store.path(XEN))
+}
+
+/// Downloads one of Debian's packages, unless it was before.
+pub fn fetch_package(name: &str, arch: Arch) -> Result<()> {
+    Maker::new(host::guests_folder(), false)?.package(name, arch, false).map(drop)
+}
+
+/// Unpacks one of Debian's packages into `folder`, downloaded unless it was before.
+pub fn unpack_package(name: &str, arch: Arch, folder: &Path) -> Result<()> {
+    let package = Maker::new(host::guests_folder(), false)?.package(name, arch, false)?;
+    std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+    apt::unpack(&package, folder)
+}
+
 /// Debian on a disk.
 #[derive(Debug)]
 pub struct Disk {
@@ -207,7 +230,16 @@ pub fn ensure_all() -> Result<PathBuf> {
 
 /// The Debian packages and versions that the guests of `arch` were made from.
 pub fn sources(arch: Arch) -> Vec<String> {
-    let manifest = std::fs::read(host::guests_folder().join(arch.to_string()).join("manifest.json"));
+    manifest_sources(arch, "manifest.json")
+}
+
+/// The same for Xen.
+pub fn xen_sources(arch: Arch) -> Vec<String> {
+    manifest_sources(arch, XEN_MANIFEST)
+}
+
+fn manifest_sources(arch: Arch, manifest: &str) -> Vec<String> {
+    let manifest = std::fs::read(host::guests_folder().join(arch.to_string()).join(manifest));
     let manifest = manifest.ok().and_then(|text| serde_json::from_slice::<Manifest>(&text).ok());
     manifest.map(|manifest| manifest.sources).unwrap_or_default()
 }
@@ -311,6 +343,22 @@ impl Maker {
             files.push((flavour.initrd, initrd::build(&unpacked, &busybox, debug_exit.as_deref())?));
         }
         store.replace(&recipe, sources, &borrowed(&files))?;
+        Ok(store)
+    }
+
+    /// Debian's Xen.
+    fn xen(&mut self, arch: Arch) -> Result<Store> {
+        let store = Store::with_manifest(self.folder.join(arch.to_string()), XEN_MANIFEST)?;
+        let recipe = store::sha256(include_bytes!("mod.rs"));
+        if !self.remake && store.current(&recipe, &[XEN]).is_some() {
+            return Ok(store);
+        }
+        let package = self.package(&format!("xen-hypervisor-4.17-{arch}"), arch, false)?;
+        let work = tempfile::tempdir_in(&self.folder)?;
+        apt::unpack(&package, work.path())?;
+        let image = work.path().join(format!("boot/xen-4.17-{arch}"));
+        let image = std::fs::read(&image).with_context(|| format!("could not read {}", image.display()))?;
+        store.replace(&recipe, vec![version(&package)?], &[(XEN, &image)])?;
         Ok(store)
     }
 

@@ -59,9 +59,10 @@ pub enum Gic {
 pub struct Board {
     platform: Platform,
     gic: Gic,
+    cpus: u32,
 }
 
-/// The board's processors.
+/// The board's processors, unless it is to have one.
 const CPUS: u32 = 2;
 /// The board's memory in MiB: for the control domain with two root file systems unpacked, and a guest or two.
 const MEMORY_MIB: u32 = 2048;
@@ -73,10 +74,23 @@ impl Board {
         if platform == Platform::Armhf && gic == Gic::V3 {
             bail!("the armhf board is a Cortex-A15, which has a GICv2: leave --gic 3 out");
         }
-        Ok(Board { platform, gic })
+        Ok(Board { platform, gic, cpus: CPUS })
     }
 
-    fn processor(&self) -> &'static str {
+    pub fn platform(&self) -> Platform {
+        self.platform
+    }
+
+    /// The same board with a single processor.
+    pub fn with_one_cpu(self) -> Board {
+        Board { cpus: 1, ..self }
+    }
+
+    pub fn gic(&self) -> Gic {
+        self.gic
+    }
+
+    pub fn processor(&self) -> &'static str {
         match (self.platform, self.gic) {
             (Platform::Arm64, Gic::V2) => "cortex-a57",
             // The A57 has no system registers for a GIC.
@@ -87,7 +101,14 @@ impl Board {
 
     /// For a person: the processors and the interrupt controller.
     pub fn describe(&self) -> String {
-        format!("an emulated board of {CPUS} {} with {}", self.processor(), self.gic)
+        format!("an emulated board of {} {} with {}", self.cpus, self.processor(), self.gic)
+    }
+
+    /// QEMU on this board, with nothing to boot and without its serial line. Installs QEMU when it is missing.
+    pub fn bare(&self) -> Result<Command> {
+        let mut command = Command::new(qemu::program(self.platform.arch())?);
+        self.machine(&mut command);
+        Ok(command)
     }
 
     /// QEMU on this board, without its serial line: the hypervisor as what the firmware starts, `kernel` and `initrd` as its
@@ -113,21 +134,39 @@ impl Board {
         bootargs: &str,
     ) {
         let (kernel_at, initrd_at) = self.platform.places();
-        let machine = match (self.platform, self.gic) {
-            (Platform::Arm64, Gic::V2) => "virt,virtualization=on,gic-version=2",
-            (Platform::Arm64, Gic::V3) => "virt,virtualization=on,gic-version=3",
-            // Without highmem=off a 32-bit kernel hangs at the PCI window.
-            (Platform::Armhf, _) => "virt,virtualization=on,gic-version=2,highmem=off",
-        };
-        command.args(["-M", machine, "-cpu", self.processor(), "-accel", "tcg"]);
-        command.args(["-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()]);
-        command.args(["-nodefaults", "-display", "none", "-no-reboot", "-kernel"]).arg(hypervisor);
+        self.machine(command);
+        command.arg("-kernel").arg(hypervisor);
         let kernel = comma(&kernel.to_string_lossy());
         let initrd = comma(&initrd.to_string_lossy());
         let bootargs = comma(bootargs);
         command.arg("-device");
         command.arg(format!("guest-loader,addr={kernel_at:#x},kernel={kernel},bootargs={bootargs}"));
         command.arg("-device").arg(format!("guest-loader,addr={initrd_at:#x},initrd={initrd}"));
+    }
+
+    /// The board itself, with nothing to boot.
+    fn machine(&self, command: &mut Command) {
+        let machine = match (self.platform, self.gic) {
+            (Platform::Arm64, Gic::V2) => "virt,virtualization=on,gic-version=2",
+            (Platform::Arm64, Gic::V3) => "virt,virtualization=on,gic-version=3",
+            // Without highmem=off a 32-bit kernel hangs at the PCI window.
+            (Platform::Armhf, _) => "virt,virtualization=on,gic-version=2,highmem=off",
+        };
+        // Without ACPI tables UEFI hands the device tree on.
+        command.args(["-M", &format!("{machine},acpi=off"), "-cpu", self.processor(), "-accel", "tcg"]);
+        command.args(["-smp", &self.cpus.to_string(), "-m", &MEMORY_MIB.to_string()]);
+        command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+    }
+
+    /// QEMU on this board with `firmware`, which finds what is in the folder `disk` as a disk's files. Without its serial line.
+    pub fn disk_command(&self, firmware: &Path, disk: &Path) -> Result<Command> {
+        let mut command = Command::new(qemu::program(self.platform.arch())?);
+        self.machine(&mut command);
+        command.arg("-bios").arg(firmware).arg("-drive");
+        let folder = comma(&disk.to_string_lossy());
+        command.arg(format!("if=none,id=boot,format=raw,readonly=on,file=fat:{folder}"));
+        command.args(["-device", "virtio-blk-device,drive=boot"]);
+        Ok(command)
     }
 }
 
@@ -141,7 +180,7 @@ impl fmt::Display for Gic {
 }
 
 /// A comma ends a word of QEMU's options unless it is doubled.
-fn comma(text: &str) -> String {
+pub fn comma(text: &str) -> String {
     text.replace(',', ",,")
 }
 
@@ -166,11 +205,11 @@ mod tests {
     #[test]
     fn arguments_of_each_board_name_processor_gic_and_modules() {
         let a57 = line(Platform::Arm64, None);
-        assert!(a57.contains("virtualization=on,gic-version=2 -cpu cortex-a57"), "{a57}");
+        assert!(a57.contains("virtualization=on,gic-version=2,acpi=off -cpu cortex-a57"), "{a57}");
         assert!(a57.contains("guest-loader,addr=0x50000000,kernel=a,,b,bootargs=quiet x=1,,2"), "{a57}");
-        assert!(line(Platform::Arm64, Some(Gic::V3)).contains("gic-version=3 -cpu max"));
+        assert!(line(Platform::Arm64, Some(Gic::V3)).contains("gic-version=3,acpi=off -cpu max"));
         let a15 = line(Platform::Armhf, None);
-        assert!(a15.contains("highmem=off -cpu cortex-a15") && a15.contains("-smp 2"), "{a15}");
+        assert!(a15.contains("highmem=off,acpi=off -cpu cortex-a15") && a15.contains("-smp 2"), "{a15}");
     }
 
     #[test]

@@ -8,15 +8,15 @@ use crate::guest_script;
 use crate::guests::Guest;
 use crate::guests::cpio::Archive;
 
-/// The guest's script, when the control domain runs the guest.
+/// What the control domain runs, where that is too long for a command line.
 const RUN: &str = "guest/run";
 /// The first serial port of QEMU's board and of ours.
 const CONSOLE: &str = "console=ttyAMA0";
 
 /// What a control domain does once it has booted.
 pub enum Role {
-    /// Its own shell, or with these words of [`guest_script::words`] a command.
-    ControlDomain { words: String },
+    /// Its own shell, or this script, whose output is marked with the token.
+    ControlDomain { script: Option<String>, token: String },
     /// It runs a guest, with these words on its command line.
     Guest { words: String, memory: String, cpus: u32, interactive: bool },
 }
@@ -29,18 +29,18 @@ impl Role {
             Platform::Arm64 | Platform::Armhf => format!("{CONSOLE} panic=-1"),
         };
         match self {
-            Role::ControlDomain { words } if words.is_empty() => first,
-            Role::ControlDomain { words } => format!("{first} quiet {words}"),
-            Role::Guest { .. } => {
-                let words = guest_script::words_unchecked(&format!("sh /{RUN}"), "control-domain");
-                format!("{first} quiet {words}")
-            }
+            Role::ControlDomain { script: None, .. } => first,
+            Role::ControlDomain { script: Some(_), token } => format!("{first} quiet {}", run(token)),
+            Role::Guest { .. } => format!("{first} quiet {}", run("control-domain")),
         }
     }
 
-    /// The control domain's script that runs the guest.
+    /// The control domain's script: its own, or what runs the guest.
     fn script(&self) -> Option<String> {
-        let Role::Guest { words, memory, cpus, interactive } = self else { return None };
+        let (words, memory, cpus, interactive) = match self {
+            Role::ControlDomain { script, .. } => return script.clone(),
+            Role::Guest { words, memory, cpus, interactive } => (words, memory, cpus, interactive),
+        };
         let cmdline = if *interactive { CONSOLE.to_owned() } else { format!("{CONSOLE} quiet {words}") };
         let vmctl = [
             "vmctl",
@@ -64,6 +64,11 @@ impl Role {
     }
 }
 
+/// The words that have a machine run [`RUN`].
+fn run(token: &str) -> String {
+    guest_script::words_unchecked(&format!("sh /{RUN}"), token)
+}
+
 /// The archive: that of the board's own Debian, then one with what a control domain has more, `guest` among it. Linux unpacks one after the other.
 pub fn initrd(own: &Guest, guest: &Guest, programs: &Programs, role: &Role) -> Result<Vec<u8>> {
     let read = |path: &std::path::Path| {
@@ -75,7 +80,15 @@ pub fn initrd(own: &Guest, guest: &Guest, programs: &Programs, role: &Role) -> R
     more.file("bin/vmd", 0o755, &read(&programs.vmd)?);
     more.directory("guest", 0o755);
     more.file("guest/vmlinuz", 0o644, &read(&guest.kernel)?);
-    more.file("guest/initrd.img", 0o644, &read(&guest.initrd)?);
+    let mut guest_initrd = read(&guest.initrd)?;
+    more.file("bin/trials", 0o755, &read(&programs.trials)?);
+    if own.kernel == guest.kernel {
+        // A guest of the same kind can run the tests' program too.
+        let mut for_guest = Archive::default();
+        for_guest.file("bin/trials", 0o755, &read(&programs.trials)?);
+        guest_initrd.extend(for_guest.finish());
+    }
+    more.file("guest/initrd.img", 0o644, &guest_initrd);
     if let Some(script) = role.script() {
         more.file(RUN, 0o755, script.as_bytes());
     }
@@ -106,8 +119,11 @@ mod tests {
 
     #[test]
     fn command_line_of_a_control_domain_for_a_person_runs_nothing() {
-        let role = Role::ControlDomain { words: String::new() };
+        let role = Role::ControlDomain { script: None, token: String::new() };
         assert!(!role.command_line(Platform::Armhf).contains("auberge.run"));
         assert!(role.script().is_none());
+        let script = Some("x".repeat(5000));
+        let role = Role::ControlDomain { script: script.clone(), token: "t".into() };
+        assert!(role.command_line(Platform::Armhf).len() < 200 && role.script() == script);
     }
 }

@@ -2,9 +2,13 @@
 //! under `vmctl run`.
 
 mod board;
-mod control_domain;
-mod hypervisor;
-mod programs;
+pub mod control_domain;
+pub mod hypervisor;
+pub mod image;
+mod loader;
+pub mod programs;
+pub mod soak;
+mod uimage;
 
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
@@ -14,8 +18,9 @@ use anyhow::{Context, Result, bail};
 use crate::demo::{self, Plan};
 use crate::ends::Ends;
 use crate::{guest_script, guests};
-pub use board::{Board, Gic, Platform};
+pub use board::{Board, Gic, Platform, comma};
 pub use control_domain::Role;
+pub use loader::Loader;
 
 /// What the demo's options say of the board and the guest.
 pub struct Options {
@@ -26,6 +31,8 @@ pub struct Options {
     pub guest: Option<Platform>,
     /// Stop at the control domain: the shell, or the command, is its.
     pub control_domain: bool,
+    /// What starts the hypervisor, as on a real board; without, QEMU does.
+    pub loader: Option<Loader>,
     pub guest_memory: String,
     pub guest_cpus: u32,
 }
@@ -39,11 +46,11 @@ pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
         bail!("a Cortex-A15 runs no 64-bit guests: leave --guest out");
     }
     let limit = options.platform.command_line_size().min(guest.command_line_size());
-    let words = script.map(|script| guest_script::words_within(&script, &token, limit)).transpose()?;
-    let interactive = words.is_none();
+    let interactive = script.is_none();
     let role = if options.control_domain {
-        Role::ControlDomain { words: words.unwrap_or_default() }
+        Role::ControlDomain { script, token: token.clone() }
     } else {
+        let words = script.map(|script| guest_script::words_within(&script, &token, limit)).transpose()?;
         Role::Guest {
             words: words.unwrap_or_default(),
             memory: options.guest_memory.clone(),
@@ -54,7 +61,18 @@ pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
     let images = prepare(options.platform, guest, &role)?;
     let ends = Ends::install()?;
     let bootargs = role.command_line(options.platform);
-    let mut command = board.command(&images.hypervisor, &images.kernel, &images.initrd, &bootargs)?;
+    let mut command = match options.loader {
+        None => board.command(&images.hypervisor, &images.kernel, &images.initrd, &bootargs)?,
+        Some(loader) => {
+            let (disk, firmware) = (images.folder.path().join("disk"), images.folder.path().join("firmware"));
+            let read = |path| std::fs::read(path).context("could not read what the board is to boot");
+            let (kernel, initrd) = (read(&images.kernel)?, read(&images.initrd)?);
+            let parts =
+                image::Parts { platform: options.platform, kernel, initrd, cmdline: bootargs, dtb: None };
+            image::write(&parts, &disk)?;
+            loader::command(loader, &board, &disk, &firmware)?
+        }
+    };
     if interactive {
         command.args(["-serial", "mon:stdio"]);
         eprintln!("Booting {}; `poweroff` leaves, Control-A X ends the board", board.describe());
@@ -72,6 +90,7 @@ pub fn demo(options: &Options, plan: Plan) -> Result<ExitCode> {
 
 /// Makes what the tests of `platform` boot, and QEMU, so that they need not.
 pub fn make_ready(platform: Platform) -> Result<()> {
+    loader::fetch()?;
     let board = Board::new(platform, None)?;
     programs::build(platform)?;
     let hypervisor = hypervisor::build(platform)?;
@@ -85,7 +104,7 @@ struct Images {
     kernel: PathBuf,
     initrd: PathBuf,
     /// The initrd lies in it.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Makes everything that is not there yet.
@@ -98,5 +117,5 @@ fn prepare(platform: Platform, guest: Platform, role: &Role) -> Result<Images> {
     let initrd = folder.path().join("initrd.img");
     std::fs::write(&initrd, control_domain::initrd(&own, &guest, &programs, role)?)
         .with_context(|| format!("could not write {}", initrd.display()))?;
-    Ok(Images { hypervisor, kernel: own.kernel, initrd, _folder: folder })
+    Ok(Images { hypervisor, kernel: own.kernel, initrd, folder })
 }

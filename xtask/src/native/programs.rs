@@ -1,4 +1,4 @@
-//! `vmd` and `vmctl` for the control domain: the same programs as everywhere, static, built on this machine.
+//! `vmd` and `vmctl` for the control domain, the same programs as everywhere, and what the tests run there: static, built on this machine.
 
 use std::path::PathBuf;
 
@@ -11,6 +11,7 @@ use crate::{host, test};
 pub struct Programs {
     pub vmctl: PathBuf,
     pub vmd: PathBuf,
+    pub trials: PathBuf,
 }
 
 /// Builds them for `platform`. Installs Rust's library for it, and a linker where Rust brings none, when they are missing.
@@ -32,7 +33,8 @@ pub fn build(platform: Platform) -> Result<Programs> {
     eprintln!("Building vmd and vmctl for {target} (release)");
     let flags: Vec<_> = flags.iter().map(|flag| format!("\"-C\", \"{flag}\"")).collect();
     let mut build = host::cargo();
-    build.args(["build", "--release", "--package", "vmd", "--package", "vmctl", "--target", target]);
+    build.args(["build", "--release", "--package", "vmd", "--package", "vmctl", "--package", "trials"]);
+    build.args(["--target", target]);
     for setting in [
         format!("target.{target}.linker=\"{linker}\""),
         format!("target.{target}.rustflags=[{}]", flags.join(", ")),
@@ -44,5 +46,5 @@ pub fn build(platform: Platform) -> Result<Programs> {
     }
     host::run(&mut build, &format!("build vmd and vmctl for {target}"))?;
     let folder = host::target_folder()?.join(target).join("release");
-    Ok(Programs { vmctl: folder.join("vmctl"), vmd: folder.join("vmd") })
+    Ok(Programs { vmctl: folder.join("vmctl"), vmd: folder.join("vmd"), trials: folder.join("trials") })
 }

@@ -69,17 +69,13 @@ pub fn stage2_bits() -> u32 {
 pub fn guest_bits() -> u32 {
     40
 }
-pub fn guest_memory(write: bool) -> u64 {
-    use arm::descriptor::stage2::{NORMAL, READ, WRITE};
-    NORMAL | READ | if write { WRITE } else { 0 }
-}
 pub fn map_interface(_pool: &Pool, _table: &Table, _at: u64) -> Result<(), MapError> {
     Ok(())
 }
 pub fn publish_tables() {}
 pub fn forget_guest(_vmid: u32) {}
-pub fn cpu_number() -> usize {
-    0
+pub fn this_cpu() -> Option<&'static PerCpu> {
+    None
 }
 pub fn kick_cpu(_cpu: usize) {}
 pub fn tame(_registers: &mut Registers, _aarch32: bool) {}

@@ -53,9 +53,10 @@ impl Bank {
         self.enabled & (group0 | group1)
     }
 
-    /// To be delivered to whoever is their target.
-    pub fn ready(&self, enable: u32) -> u32 {
-        self.pending() & self.forwarded(enable) & !self.active & !self.held
+    /// What a list register could be for: active, or to be delivered to whoever is their target.
+    pub fn waiting(&self, enable: u32) -> u32 {
+        let here = (self.pending() | self.active) & !self.held;
+        if here == 0 { 0 } else { here & (self.forwarded(enable) | self.active) }
     }
 
     /// Gives inputs a level, and says whether that was news.

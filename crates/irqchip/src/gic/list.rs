@@ -27,7 +27,7 @@ pub struct ListRegister {
 /// What [`Gic::fill`] did, and which maintenance interrupts it wants besides those of single list registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flush {
-    /// So many list registers are used, from the first. The others are free.
+    /// So many list registers are used, from the first. The others are free, whatever is in their values.
     pub used: usize,
     /// More are pending than fit: leave when no list register is pending any more (NPIE).
     pub no_pending: bool,
@@ -38,28 +38,30 @@ pub struct Flush {
     pub silenced: u32,
 }
 
-/// What could go to a list register.
-#[derive(Clone, Copy)]
-pub(super) struct Candidate {
-    pub priority: u8,
-    pub active: bool,
-    intid: u16,
+impl Flush {
+    /// Which of [`Flush::silenced`] still are when the vCPU has left with `lrs`: what the guest has ended was ended with it, and can have
+    /// fired again.
+    pub fn still_silenced(&self, lrs: &[ListRegister]) -> u32 {
+        let ended = lrs.iter().take(self.used).filter(|lr| !lr.pending && !lr.active);
+        ended.filter_map(|lr| lr.hardware).fold(self.silenced, |still, intid| still & !(1 << (intid % 32)))
+    }
 }
 
-impl Candidate {
+impl ListRegister {
     /// Low goes first: higher priority; then what is active, since it blocks the others of its priority; then the lower INTID.
-    fn rank(self) -> u32 {
+    fn rank(&self) -> u32 {
         (self.priority as u32) << 16 | (!self.active as u32) << 15 | self.intid as u32
     }
 }
 
 impl Gic {
-    /// Calls `each` for what is pending or active for this vCPU and in no list register.
-    pub(super) fn candidates(&self, vcpu: usize, mut each: impl FnMut(Candidate)) {
+    /// Calls `each` for what is pending or active for this vCPU and in no list register, with what one that it could go to says first of
+    /// all: INTID, priority, and whether it is active.
+    pub(super) fn candidates(&self, vcpu: usize, mut each: impl FnMut(ListRegister)) {
         let vcpu = vcpu % MAX_VCPUS;
-        let banks = core::iter::once(&self.private(vcpu).bank).chain(&self.spis);
-        for (word, bank) in banks.enumerate() {
-            for bit in bits(bank.ready(self.enable) | bank.active & !bank.held) {
+        for word in 0..1 + self.spis.len() {
+            let Some(bank) = self.bank(vcpu, word) else { continue };
+            for bit in bits(bank.waiting(self.enable)) {
                 let intid = word * 32 + bit as usize;
                 let active = bank.active >> bit & 1 != 0;
                 let ours = match intid.checked_sub(PRIVATE) {
@@ -68,7 +70,8 @@ impl Gic {
                     Some(spi) => self.targets(spi) >> vcpu & 1 != 0,
                 };
                 if ours {
-                    each(Candidate { priority: bank.priority[bit as usize], active, intid: intid as u16 });
+                    let (intid, priority) = (intid as u16, bank.priority[bit as usize]);
+                    each(ListRegister { intid, priority, active, ..Default::default() });
                 }
             }
         }
@@ -76,56 +79,54 @@ impl Gic {
 
     /// Moves the most urgent interrupts of a vCPU that is about to run to its list registers. All that came before was drained.
     pub fn fill(&mut self, vcpu: usize, lrs: &mut [ListRegister]) -> Flush {
-        self.drain(vcpu, &[], 0);
+        if self.private(vcpu).loads != 0 {
+            self.drain(vcpu, &[], 0);
+        }
         let room = lrs.len().min(MAX_LIST_REGISTERS);
-        let mut chosen = [Candidate { priority: 0, active: false, intid: 0 }; MAX_LIST_REGISTERS];
+        let lrs = &mut lrs[..room];
         let mut used = 0;
-        let mut best_pending: Option<Candidate> = None;
+        let mut best_pending: Option<ListRegister> = None;
         let (mut active, mut pending) = (0, 0);
         self.candidates(vcpu, |c| {
             *(if c.active { &mut active } else { &mut pending }) += 1;
             if !c.active && best_pending.is_none_or(|best| c.rank() < best.rank()) {
                 best_pending = Some(c);
             }
-            let place = chosen[..used].iter().position(|o| c.rank() < o.rank()).unwrap_or(used);
+            let place = lrs[..used].iter().position(|lr| c.rank() < lr.rank()).unwrap_or(used);
             if place < room {
                 used = (used + 1).min(room);
-                chosen[place..used].rotate_right(1);
-                chosen[place] = c;
+                lrs[place..used].rotate_right(1);
+                lrs[place] = c;
             }
         });
         // Many can be active and not block others (GICC_CTLR.EOImode 1): one list register is always for what is pending.
-        if let (Some(best), Some(last)) = (best_pending, chosen[..used].last_mut())
+        let lrs = &mut lrs[..used];
+        if let (Some(best), Some(last)) = (best_pending, lrs.last_mut())
             && last.rank() < best.rank()
         {
             *last = best;
         }
         for (slot, lr) in lrs.iter_mut().enumerate() {
-            *lr = if slot < used { self.load(vcpu, slot, chosen[slot]) } else { ListRegister::default() };
+            *lr = self.load(vcpu, slot, *lr);
         }
-        let loaded_active = chosen[..used].iter().filter(|c| c.active).count();
+        let loaded_active = lrs.iter().filter(|lr| lr.active).count();
         let private = &self.private(vcpu).bank;
         let silenced = self.linked & (private.line | private.held | private.active);
-        Flush {
-            used,
-            no_pending: pending > used - loaded_active,
-            eoi_count: active > loaded_active,
-            silenced,
-        }
+        let (no_pending, eoi_count) = (pending > used - loaded_active, active > loaded_active);
+        Flush { used, no_pending, eoi_count, silenced }
     }
 
-    fn load(&mut self, vcpu: usize, slot: usize, c: Candidate) -> ListRegister {
+    /// Moves a candidate to a list register; gives what that has to say.
+    fn load(&mut self, vcpu: usize, slot: usize, mut lr: ListRegister) -> ListRegister {
         let (enable, linked, v2) = (self.enable, self.linked, self.version == Version::V2);
-        let (intid, mask) = (c.intid as usize, 1 << (c.intid % 32));
+        let (intid, mask) = (lr.intid as usize, 1 << (lr.intid % 32));
         let private = self.private_mut(vcpu);
-        private.loaded[slot] = c.intid;
+        private.loaded[slot] = lr.intid;
         private.loads = slot as u8 + 1;
-        let mut lr =
-            ListRegister { intid: c.intid, priority: c.priority, active: c.active, ..Default::default() };
         if v2 && intid < SGIS {
             // One source's at a time; the others' turn comes when this has ended.
             let forwarded = private.bank.forwarded(enable) & mask != 0;
-            if !c.active {
+            if !lr.active {
                 private.source[intid] = private.sources[intid].trailing_zeros() as u8 % MAX_VCPUS as u8;
             }
             lr.source = private.source[intid];
@@ -145,12 +146,12 @@ impl Gic {
         if !(v2 && intid < SGIS) {
             // A level is looked at again at the end of what it caused: with both bits, the hardware would make it pending by itself.
             let level = bank.edge & mask == 0;
-            lr.pending = waiting && !(level && c.active);
+            lr.pending = waiting && !(level && lr.active);
             if level && intid < PRIVATE && linked & mask != 0 {
-                lr.hardware = Some(c.intid);
+                lr.hardware = Some(lr.intid);
             } else {
                 // If it rises later, the vCPU is kicked, and comes here again.
-                lr.eoi_maintenance = waiting && level && (c.active || bank.line & mask != 0);
+                lr.eoi_maintenance = waiting && level && (lr.active || bank.line & mask != 0);
             }
             if lr.pending {
                 bank.carried |= bank.latch & mask;
@@ -173,7 +174,7 @@ impl Gic {
         let mut kick = 0;
         // Ends come in the order of priorities; and no vCPU can have more active than it has interrupts.
         for _ in 0..eoi_count.min(PRIVATE as u32) {
-            let mut first: Option<Candidate> = None;
+            let mut first: Option<ListRegister> = None;
             self.candidates(vcpu, |c| {
                 if c.active && first.is_none_or(|f| c.rank() < f.rank()) {
                     first = Some(c);

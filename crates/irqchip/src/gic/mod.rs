@@ -146,18 +146,9 @@ impl Gic {
 
     /// Whether something is pending that would be sent to this vCPU: it has to be woken from WFI. For one that doesn't run.
     pub fn wants(&self, vcpu: usize) -> bool {
-        self.best_pending(vcpu).is_some()
-    }
-
-    /// The highest priority (the lowest value) of what is pending for this vCPU, to be compared with its priority mask.
-    pub fn best_pending(&self, vcpu: usize) -> Option<u8> {
-        let mut best = None;
-        self.candidates(vcpu, |c| {
-            if !c.active && best.is_none_or(|b| c.priority < b) {
-                best = Some(c.priority);
-            }
-        });
-        best
+        let mut wants = false;
+        self.candidates(vcpu, |c| wants |= !c.active);
+        wants
     }
 
     /// vCPU numbers are the caller's own; one that is out of range is some other one rather than a panic at EL2.
@@ -201,7 +192,7 @@ impl Gic {
     /// Who must look at these interrupts after a change: who has them in list registers, or who could get them.
     fn kicks(&self, vcpu: usize, word: usize, mask: u32) -> Vcpus {
         let Some(bank) = self.bank(vcpu, word) else { return 0 };
-        let ready = bank.ready(self.enable);
+        let ready = bank.waiting(self.enable) & !bank.active;
         if word == 0 {
             return if (ready | bank.held) & mask != 0 { 1 << (vcpu % MAX_VCPUS) } else { 0 };
         }

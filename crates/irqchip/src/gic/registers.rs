@@ -229,7 +229,8 @@ impl Gic {
 
     /// Which register an access is to, and whose.
     fn decode(&self, vcpu: usize, frame: Frame, offset: u64, size: u8) -> Option<(Register, usize)> {
-        if !matches!(size, 1 | 4 | 8) || !offset.is_multiple_of(size as u64) {
+        // No remainder, which a 32-bit processor has to work out at length.
+        if !matches!(size, 1 | 4 | 8) || offset & (size as u64 - 1) != 0 {
             return None;
         }
         let (register, of) = match (frame, self.version) {

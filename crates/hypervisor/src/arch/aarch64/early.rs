@@ -1,24 +1,19 @@
-//! Before there are tables of our own: a map of everything as device memory but the image, and the sentence for the wrong level.
+//! Before there are tables of our own: a map of everything as device memory but the image.
 //!
 //! Caches and MMU are off: no atomics here that exclude others, which such memory may not have.
 
 use core::arch::global_asm;
-use core::fmt::Write;
 
-use address::HostPhys;
 use arm::control::{MAIR, hcr, sctlr};
 use arm::descriptor::{TABLE, VALID, level_shift, stage1};
 
 use super::{Frame, STACK, layout, set_this_cpu};
-use crate::console::Uart;
-use crate::fdt::firmware_tree;
-use crate::platform;
 use crate::pool::POOL_BYTES;
-use crate::problem::Problem;
 use crate::regions::Region;
 
 global_asm!(
     include_str!("start.s"),
+    include_str!("guest.s"),
     stack = const STACK,
     rw = const hcr::RW,
     mair = const MAIR,
@@ -31,18 +26,11 @@ global_asm!(
 struct Early([[u64; 512]; 4]);
 static mut EARLY: Early = Early([[0; 512]; 4]);
 
-/// What `use_table` takes.
-#[repr(C)]
-struct Regime {
-    root: u64,
-    translation: u64,
-}
-
 /// The first map: the image and the pool behind it as normal memory in blocks of 2 MiB, the first 512 GiB and those around the image
-/// otherwise as a device. An image that crosses 1 GiB is not what a loader does with a few MiB; the entries are cut off there, and the
+/// otherwise as a device; gives its root. An image that crosses 1 GiB is not what a loader does with a few MiB; the entries are cut off there, and the
 /// first access beyond stops.
 #[unsafe(no_mangle)]
-extern "C" fn early_tables(image: u64) -> Regime {
+extern "C" fn early_tables(image: u64) -> u64 {
     // SAFETY: one processor runs, and this is the only use of it until the walks start.
     let Early([root, first, own, blocks]) = unsafe { &mut *core::ptr::addr_of_mut!(EARLY) };
     let entry = |table: &[u64; 512]| table.as_ptr() as u64 | TABLE | VALID;
@@ -60,30 +48,5 @@ extern "C" fn early_tables(image: u64) -> Regime {
     root[0] = entry(first);
     root[top] = entry(own);
     set_this_cpu(None);
-    Regime { root: root.as_ptr() as u64, translation: super::setup::translation_control() }
-}
-
-/// Started at another level than EL2: says so, if the device tree and its UART can be read, and stops.
-#[unsafe(no_mangle)]
-extern "C" fn wrong_level(tree: u64, level: u64) -> ! {
-    // SAFETY: the boot protocol says that X0 is the device tree's address; nothing changes it.
-    let tree = unsafe { firmware_tree(HostPhys(tree)) };
-    if let Some(uart) = tree.and_then(platform::find_uart) {
-        let _ = writeln!(Uart::new(uart), "auberge: {}", Problem::WrongLevel(level));
-    }
-    super::stop()
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn start(tree: u64) -> ! {
-    // SAFETY: the boot protocol says that X0 is the device tree's address; it stays as it is until the control domain runs.
-    match unsafe { firmware_tree(HostPhys(tree)) } {
-        Some(fdt) => crate::boot::start(fdt),
-        None => super::stop(),
-    }
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn secondary(cpu: &'static crate::per_cpu::PerCpu) -> ! {
-    crate::boot::secondary(cpu)
+    root.as_ptr() as u64
 }

@@ -1,14 +1,9 @@
-//! Exceptions taken to EL2.
+//! What the control domain had when it took an exception to EL2, and what it is given for it.
 
-use address::HostPhys;
-use arm::control::spsr;
-use arm::psci;
-use arm::syndrome::{EXTERNAL_ABORT, IL, Syndrome, class, fault_page};
+use arm::syndrome::{EXTERNAL_ABORT, IL, Syndrome, class};
 
-use crate::control::{self, Control};
+use super::inject;
 use crate::firmware::Arguments;
-use crate::per_cpu::CPUS;
-use crate::{calls, console, firmware};
 
 /// What the processor had when the exception was taken; what it goes on with.
 #[repr(C, align(16))]
@@ -23,113 +18,42 @@ pub struct Frame {
 }
 
 /// The vector of a synchronous exception from a lower level in AArch64.
-const LOWER_SYNCHRONOUS: u64 = 8;
+pub const TRAPPED: usize = 8;
 
-/// Every exception comes here, from start.s; back is to where the frame says.
-#[unsafe(no_mangle)]
-extern "C" fn exception(frame: &mut Frame, vector: u64) {
-    let syndrome = Syndrome(read_register!("esr_el2"));
-    match (vector, control::get()) {
-        (LOWER_SYNCHRONOUS, Some(control)) => from_control(control, frame, syndrome),
-        _ => panic!(
-            "exception {vector} at {:#x}, syndrome {:#x}, address {:#x}",
-            frame.pc,
-            syndrome.0,
-            read_register!("far_el2")
-        ),
+impl Frame {
+    /// The program counter.
+    pub fn pc(&self) -> u64 {
+        self.pc
     }
-}
-
-/// A synchronous exception of the control domain.
-fn from_control(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
-    match syndrome.class() {
-        class::SMC64 => {
-            // The exception is taken before the instruction (Arm ARM D1.3.5), unlike HVC's.
-            frame.pc = frame.pc.wrapping_add(4);
-            let mut x = Arguments::default();
-            let count = x.len();
-            x.copy_from_slice(&frame.x[..count]);
-            let me = super::this_cpu().map_or(0, |cpu| cpu.index.load(core::sync::atomic::Ordering::Relaxed));
-            firmware::call(&CPUS, me as usize, &mut x);
-            frame.x[..count].copy_from_slice(&x);
-        }
-        class::HVC64 => frame.x[0] = psci::NOT_SUPPORTED as u64,
-        class::DATA_ABORT_LOWER => data_abort(control, frame, syndrome),
-        class::INSTRUCTION_ABORT_LOWER => {
-            refuse(frame, syndrome, "execute", fault_page(read_register!("hpfar_el2")));
-        }
-        other => {
-            console::limited_line(format_args!(
-                "the control domain's exception of class {other:#x} at {:#x} is undefined to it",
-                frame.pc
-            ));
-            inject(frame, Syndrome(IL));
-        }
+    /// Goes on behind an instruction of so many bytes.
+    pub fn skip(&mut self, bytes: u64) {
+        self.pc = self.pc.wrapping_add(bytes);
     }
-}
-
-/// A store to the doorbell is a call; what else stage 2 doesn't map is refused.
-fn data_abort(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
-    let far = read_register!("far_el2");
-    let address = fault_page(read_register!("hpfar_el2")) | far & 0xfff;
-    let doorbell = syndrome.access().filter(|a| a.write && a.size == 4 && address == control.doorbell.0);
-    let Some(access) = doorbell.filter(|_| syndrome.is_stage2_fault()) else {
-        return refuse(frame, syndrome, if syndrome.write() { "write" } else { "read" }, address);
-    };
-    let value = frame.x.get(access.register as usize).copied().unwrap_or(0);
-    match calls::dispatch(control, value as u32) {
-        Ok(()) => frame.pc = frame.pc.wrapping_add(syndrome.instruction_length()),
-        Err(calls::NotItsMemory) => refuse(frame, syndrome, "call from", (value & 0xffff_ffff) << 12),
+    /// A register of the program that runs, by its number in a syndrome.
+    pub fn general(&self, n: u8) -> Option<u64> {
+        Some(self.x.get(n as usize).copied().unwrap_or(0))
     }
-}
-
-/// Names an access that isn't allowed, and lets the control domain take an external abort for it.
-fn refuse(frame: &mut Frame, syndrome: Syndrome, what: &str, address: u64) {
-    console::limited_line(format_args!(
-        "refused the control domain's {what} {} at PC {:#x}",
-        HostPhys(address),
-        frame.pc
-    ));
-    let from_el0 = frame.pstate & spsr::MODE & !1 == 0 || frame.pstate & spsr::AARCH32 != 0;
-    let instruction = syndrome.class() == class::INSTRUCTION_ABORT_LOWER;
-    let class = match (instruction, from_el0) {
-        (true, true) => class::INSTRUCTION_ABORT_LOWER,
-        (true, false) => class::INSTRUCTION_ABORT,
-        (false, true) => class::DATA_ABORT_LOWER,
-        (false, false) => class::DATA_ABORT,
-    };
-    let write = if !instruction && syndrome.write() { 1 << 6 } else { 0 };
-    let length = syndrome.0 & IL;
-    inject(frame, Syndrome((class as u64) << 26 | length | write | EXTERNAL_ABORT));
-}
-
-/// Lets EL1 take a synchronous exception where the frame is, as the processor would (Arm ARM D1.3.1, AArch64.TakeException).
-fn inject(frame: &mut Frame, syndrome: Syndrome) {
-    let mode = frame.pstate & spsr::MODE;
-    let vector = match mode {
-        spsr::EL1H => 0x200,
-        spsr::EL1T => 0x000,
-        _ if mode & spsr::AARCH32 != 0 => 0x600,
-        _ => 0x400,
-    };
-    let sctlr = read_register!("sctlr_el1");
-    // PAN is set unless SCTLR_EL1.SPAN says to leave it; SSBS is SCTLR_EL1.DSSBS; tag checks are off if there are any.
-    let pan = if sctlr & 1 << 23 == 0 { spsr::PAN } else { frame.pstate & spsr::PAN };
-    let has_mte = read_register!("id_aa64pfr1_el1") >> 8 & 0xf >= 2;
-    let pstate = frame.pstate & (spsr::NZCV | spsr::DIT)
-        | pan
-        | (sctlr >> 44 & 1) << 12
-        | if has_mte { 1 << 25 } else { 0 }
-        | spsr::DAIF
-        | spsr::EL1H;
-    let far = read_register!("far_el2");
-    // SAFETY: what EL1 sees of an exception; the exception is its own.
-    unsafe {
-        write_register!("esr_el1", syndrome.0);
-        write_register!("far_el1", far);
-        write_register!("elr_el1", frame.pc);
-        write_register!("spsr_el1", frame.pstate);
+    /// What a call passes and returns.
+    pub fn arguments(&self) -> Arguments {
+        core::array::from_fn(|n| self.x[n])
     }
-    frame.pc = read_register!("vbar_el1").wrapping_add(vector);
-    frame.pstate = pstate;
+    pub fn set_arguments(&mut self, x: &Arguments) {
+        self.x[..x.len()].copy_from_slice(x);
+    }
+    /// The control domain takes an undefined instruction.
+    pub fn undefined(&mut self) {
+        self.take(Syndrome(IL));
+    }
+    /// It takes a synchronous external abort for what was trapped with `syndrome`.
+    pub fn abort(&mut self, syndrome: Syndrome) {
+        let fetch = syndrome.class() == class::INSTRUCTION_ABORT_LOWER;
+        let class = inject::abort_class(self.pstate, fetch);
+        let write = if !fetch && syndrome.write() { 1 << 6 } else { 0 };
+        let length = syndrome.0 & IL;
+        self.take(Syndrome((class as u64) << 26 | length | write | EXTERNAL_ABORT));
+    }
+
+    fn take(&mut self, syndrome: Syndrome) {
+        inject::take(&mut self.pc, &mut self.pstate, syndrome, Some(read_register!(HDFAR)));
+    }
 }

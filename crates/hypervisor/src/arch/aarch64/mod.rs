@@ -3,6 +3,7 @@
 #[macro_use]
 mod registers;
 mod early;
+mod efi;
 mod exceptions;
 pub mod guest;
 pub mod identification;
@@ -15,23 +16,18 @@ pub mod vgic_v3;
 mod world;
 
 use core::arch::asm;
-use core::sync::atomic::Ordering;
 
-use address::HostPhys;
-
-use crate::boot::Layout;
-use crate::calls::SharedPage;
 use crate::firmware::Arguments;
-use crate::per_cpu::PerCpu;
-use crate::pool::Page;
-use crate::regions::Region;
-use crate::say;
+use crate::problem::Problem;
 
 pub use crate::board::{kick_cpu, map_interface, prepare_guests};
+pub use crate::machine::*;
 pub use crate::run::run;
-pub use exceptions::Frame;
+pub use exceptions::{Frame, TRAPPED};
 pub use guest::tame;
-pub use setup::{enter_control, guest_bits, guest_features, kernel_image, stage2_bits, start_kernel};
+pub use setup::{
+    enter_control, guest_bits, guest_features, kernel_image, stage2_bits, start_kernel, translation_control,
+};
 
 /// Bits of MPIDR that name a processor: Aff3 to Aff0.
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -39,142 +35,16 @@ pub const AFFINITY: u64 = 0xff_00ff_ffff;
 pub const CALL_WIDTH: u64 = u64::MAX;
 /// Bits of addresses that the hypervisor itself reaches.
 pub const OWN_BITS: u32 = 48;
-/// Bytes of a processor's stack at EL2.
-const STACK: u64 = 32 << 10;
 
-unsafe extern "C" {
-    static _start: u8;
-    static __text_end: u8;
-    static __data_start: u8;
-    static __bss_end: u8;
-    static __stacks: u8;
-    fn secondary_entry();
-    fn use_table(root: u64, translation: u64);
+/// What is wrong about being started at this level.
+pub fn wrong_level(level: usize) -> Problem {
+    Problem::WrongLevel(level as u64)
 }
 
-/// Where the image lies.
-pub fn layout() -> Layout {
-    let at = |symbol: *const u8| symbol as u64;
-    let (start, text, data, end) = (
-        at(&raw const _start),
-        at(&raw const __text_end),
-        at(&raw const __data_start),
-        at(&raw const __bss_end),
-    );
-    Layout {
-        text: Region { start, end: text },
-        read_only: Region { start: text, end: data },
-        data: Region { start: data, end },
-    }
-}
-
-/// The end of the stack of processor `index`.
-pub fn stack_top(index: usize) -> u64 {
-    &raw const __stacks as u64 + (index as u64 + 1) * STACK
-}
-
-/// Affinity of this processor.
-pub fn affinity() -> u64 {
-    read_register!("mpidr_el1") & AFFINITY
-}
-
-/// This processor's own data.
-pub fn this_cpu() -> Option<&'static PerCpu> {
-    let pointer = read_register!("tpidr_el2") as *const PerCpu;
-    // SAFETY: `set_this_cpu` puts a static reference there; it is zero before.
-    unsafe { pointer.as_ref() }
-}
-
-/// Says whose processor this is.
-pub fn set_this_cpu(cpu: Option<&'static PerCpu>) {
-    let pointer = cpu.map_or(0, |cpu| cpu as *const PerCpu as u64);
-    // SAFETY: TPIDR_EL2 is read by `this_cpu` only.
-    unsafe { write_register!("tpidr_el2", pointer) };
-}
-
-/// A device's register.
-pub fn read32(register: HostPhys) -> u32 {
-    // SAFETY: callers name registers of the debug UART, which stage 1 of EL2 maps as a device; no Rust object lies there.
-    unsafe { (register.0 as *const u32).read_volatile() }
-}
-/// A device's register.
-pub fn write32(register: HostPhys, value: u32) {
-    // SAFETY: as in `read32`.
-    unsafe { (register.0 as *mut u32).write_volatile(value) }
-}
-
-/// The control domain's memory, or a module in it.
-///
-/// # Safety
-/// The region is RAM, mapped (as all RAM is once EL2 has its own stage 1), not the hypervisor's own, and nobody writes it as long as
-/// the slice lives: the control domain isn't running yet.
-pub unsafe fn bytes(region: Region) -> &'static [u8] {
-    // SAFETY: the caller's promise; stage 1 is the identity.
-    unsafe { core::slice::from_raw_parts(region.start as *const u8, region.size() as usize) }
-}
-/// As [`bytes`], to write to.
-///
-/// # Safety
-/// As of [`bytes`], and there is no other slice of it.
-pub unsafe fn bytes_mut(region: Region) -> &'static mut [u8] {
-    // SAFETY: the caller's promise; stage 1 is the identity.
-    unsafe { core::slice::from_raw_parts_mut(region.start as *mut u8, region.size() as usize) }
-}
-/// The pool's pages.
-///
-/// # Safety
-/// The region is the hypervisor's own, mapped, aligned to pages, and used for nothing else.
-pub unsafe fn pages(region: Region) -> &'static [Page] {
-    // SAFETY: the caller's promise; a page is atomics, for which any bytes are valid.
-    unsafe { core::slice::from_raw_parts(region.start as *const Page, (region.size() / 4096) as usize) }
-}
-
-/// The page at `address`, which is the control domain's RAM.
-pub fn shared_page(address: HostPhys) -> &'static SharedPage {
-    // SAFETY: callers have checked that it is the control domain's RAM (`Control::owns`), all of which stage 1 maps at its own address;
-    // it is accessed as atomics only, for which any bytes are valid, whoever else writes them.
-    unsafe { &*(address.page().0 as *const SharedPage) }
-}
-
-/// Makes what was written to `region` visible to those who read memory without caches, as a processor does that starts.
-pub fn clean(region: Region) {
-    let line = 4u64 << (read_register!("ctr_el0") >> 16 & 0xf);
-    let mut at = region.start & !(line - 1);
-    while at < region.end {
-        // SAFETY: cleaning and invalidating a mapped line changes nothing that a program can see.
-        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack)) };
-        at += line;
-    }
-    // SAFETY: a barrier.
-    unsafe { asm!("dsb sy", options(nostack)) };
-}
-
-/// Makes a processor's boot record ready, and says where it is.
-pub fn clean_per_cpu(cpu: &PerCpu) -> u64 {
-    let start = cpu as *const PerCpu as u64;
-    clean(Region { start, end: start + size_of::<PerCpu>() as u64 });
-    start
-}
-
-/// Where processors start that the firmware starts for us.
-pub fn entry_address() -> u64 {
-    secondary_entry as *const () as u64
-}
-
-/// From now on stage 1 of EL2 is the one with this root.
-///
-/// # Safety
-/// It maps the image and all the program uses, each where it is.
-pub unsafe fn use_stage1(root: HostPhys) {
-    // SAFETY: the caller's promise.
-    unsafe { use_table(root.0, setup::translation_control()) };
-}
-
-/// Gives `cpu` what it needs to come up.
-pub fn prepare_boot_record(cpu: &PerCpu, root: HostPhys, index: usize) {
-    cpu.boot.table.store(root.0, Ordering::Relaxed);
-    cpu.boot.translation.store(setup::translation_control(), Ordering::Relaxed);
-    cpu.boot.stack.store(stack_top(index), Ordering::Relaxed);
+/// Cleans and invalidates the cache line at a mapped address, which changes nothing that a program can see.
+pub fn clean_line(at: u64) {
+    // SAFETY: as said.
+    unsafe { asm!("dc civac, {}", in(reg) at, options(nostack)) };
 }
 
 /// Calls the firmware with the registers `x`, and leaves there what it returns (SMCCC 1.2).
@@ -212,23 +82,6 @@ pub fn smc(x: &mut Arguments) {
     }
 }
 
-/// This processor's place in [`crate::per_cpu::CPUS`].
-pub fn cpu_number() -> usize {
-    this_cpu().map_or(0, |cpu| cpu.index.load(Ordering::Relaxed) as usize)
-}
-
-/// What was written to registers is so from here on.
-fn isb() {
-    // SAFETY: it only orders.
-    unsafe { asm!("isb", options(nostack, preserves_flags)) };
-}
-
-/// What was written to tables is seen by the processors' walks from here on.
-pub fn publish_tables() {
-    // SAFETY: it only orders.
-    unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
-}
-
 /// Drops translations of the guest whose VMID is in VTTBR_EL2, on this processor.
 fn forget_translations_here() {
     // SAFETY: dropping what is cached of tables changes nothing but time.
@@ -249,29 +102,4 @@ pub fn forget_guest(vmid: u32) {
 pub fn clean_set_way(which: u64) {
     // SAFETY: cleaning and invalidating loses nothing that was written; a set or way that isn't there is ignored or another one's.
     unsafe { asm!("dc cisw, {}", "dsb nsh", in(reg) which, options(nostack, preserves_flags)) };
-}
-
-/// Stage 2 attributes of a guest's memory.
-pub fn guest_memory(write: bool) -> u64 {
-    use arm::descriptor::stage2::{NORMAL, READ, WRITE};
-    NORMAL | READ | if write { WRITE } else { 0 }
-}
-
-/// Seconds since the counter started.
-pub fn seconds() -> u64 {
-    read_register!("cntpct_el0") / read_register!("cntfrq_el0").max(1)
-}
-
-/// Stops this processor for good.
-pub fn stop() -> ! {
-    loop {
-        // SAFETY: with interrupts masked it waits, and does nothing else.
-        unsafe { asm!("wfi", options(nomem, nostack)) };
-    }
-}
-
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo) -> ! {
-    say!("stopped: {info}");
-    stop()
 }

@@ -25,7 +25,8 @@ fn parange() -> u64 {
 }
 
 /// TCR_EL2: 48 bits, 4 KiB granule.
-pub fn translation_control() -> u64 {
+#[unsafe(no_mangle)]
+pub extern "C" fn translation_control() -> u64 {
     tcr::TCR_EL2_RES1 | tcr::WALKS | parange().min(5) << tcr::PS_SHIFT | 16
 }
 

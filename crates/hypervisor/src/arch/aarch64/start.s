@@ -1,37 +1,64 @@
 // The way in: a Linux arm64 Image (Documentation/arch/arm64/booting.rst), linked at 0 and relocated to wherever it was loaded.
 // The MMU and data cache are off, X0 is the device tree.
 
+// Stores (stp) or loads (ldp) X2 to X29, which lie at \base as an array of X0 to X30.
+.macro x2_to_x29 op, base
+    \op x2, x3, [\base, #16]
+    \op x4, x5, [\base, #32]
+    \op x6, x7, [\base, #48]
+    \op x8, x9, [\base, #64]
+    \op x10, x11, [\base, #80]
+    \op x12, x13, [\base, #96]
+    \op x14, x15, [\base, #112]
+    \op x16, x17, [\base, #128]
+    \op x18, x19, [\base, #144]
+    \op x20, x21, [\base, #160]
+    \op x22, x23, [\base, #176]
+    \op x24, x25, [\base, #192]
+    \op x26, x27, [\base, #208]
+    \op x28, x29, [\base, #224]
+.endm
+
 .section .head, "ax"
 .global _start
 _start:
+    ccmp    x18, #0, #0xd, pl       // No effect; its first two bytes are "MZ", as an EFI program begins.
     b       1f
-    .long   0
     .quad   0                       // text_offset
     .quad   __own_size              // image_size: the pool's place is ours as well
     .quad   0xa                     // little-endian, 4 KiB pages, anywhere
     .quad   0, 0, 0
     .ascii  "ARM\x64"
-    .long   0
+    .long   efi_header - _start
+
+// The same as an EFI program, which GRUB's xen_hypervisor takes (PE/COFF specification, 3 and 4; UEFI 2.10, 2.1.1).
+efi_header:
+    .ascii  "PE\0\0"
+    .short  0xaa64, 1               // Machine: ARM64; one section;
+    .long   0, 0, 0                 // no time, no symbols;
+    .short  efi_sections - efi_optional, 0x206 // executable, without lines and symbols.
+efi_optional:
+    .short  0x20b, 0                // PE32+
+    .long   __file_end, 0, 0        // Sizes of code and data,
+    .long   efi_entry - _start, 0x1000 // the entry, and where code begins;
+    .quad   0                       // the base, which is anywhere.
+    .long   0x1000, 0x200           // Alignments in memory and in the file;
+    .long   0, 0, 0, 0              // no versions.
+    .long   __own_size, 0x1000, 0   // Sizes of all and of what comes before the section; no checksum.
+    .short  10, 0                   // An EFI application.
+    .quad   0, 0, 0, 0
+    .long   0, 6                    // Six empty directories.
+    .quad   0, 0, 0, 0, 0, 0
+efi_sections:
+    .ascii  ".text\0\0\0"
+    .long   __own_size - 0x1000, 0x1000, __file_end - 0x1000, 0x1000, 0, 0, 0, 0xe0000020
 
 1:  msr     daifset, #0xf
     msr     spsel, #1
     mov     x19, x0
     adr     x20, _start
-    // R_AARCH64_RELATIVE (1027) is the only kind of relocation in .rela.dyn.
-    adrp    x0, __rela_start
-    add     x0, x0, :lo12:__rela_start
-    adrp    x1, __rela_end
-    add     x1, x1, :lo12:__rela_end
-2:  cmp     x0, x1
-    b.hs    3f
-    ldp     x2, x3, [x0], #16
-    ldr     x4, [x0], #8
-    cmp     w3, #1027
-    b.ne    2b
-    add     x4, x4, x20
-    str     x4, [x20, x2]
-    b       2b
-3:  adrp    x0, __bss_start
+    bl      relocate
+    adrp    x0, __bss_start
     adrp    x1, __bss_end
 4:  stp     xzr, xzr, [x0], #16
     cmp     x0, x1
@@ -51,7 +78,6 @@ _start:
     mov     x0, x20
     bl      early_tables
     mov     x21, x0
-    mov     x22, x1
     // What was written so far went past the caches: throw away what they may have of it.
     adrp    x0, __data_start
     adrp    x1, __bss_end
@@ -65,11 +91,70 @@ _start:
     b.lo    6b
     dsb     sy
     ic      iallu
+    bl      translation_control
+    mov     x1, x0
     mov     x0, x21
-    mov     x1, x22
     bl      use_table
     mov     x0, x19
     bl      start
+
+// relocate(X20: _start): adds it to what is to be relocated; done again, it changes nothing.
+relocate:
+    // R_AARCH64_RELATIVE (1027) is the only kind of relocation in .relocations.
+    adrp    x0, __relocations_start
+    add     x0, x0, :lo12:__relocations_start
+    adrp    x1, __relocations_end
+    add     x1, x1, :lo12:__relocations_end
+2:  cmp     x0, x1
+    b.hs    3f
+    ldp     x2, x3, [x0], #16
+    ldr     x4, [x0], #8
+    cmp     w3, #1027
+    b.ne    2b
+    add     x4, x4, x20
+    str     x4, [x20, x2]
+    b       2b
+3:  ret
+
+// The way in from UEFI, with caches and MMU on, memory at its own address and UEFI's stack: X0 is our handle, X1 the system table.
+efi_entry:
+    stp     x29, x30, [sp, #-32]!
+    stp     x19, x20, [sp, #16]
+    mov     x5, x0
+    mov     x6, x1
+    adr     x20, _start
+    bl      relocate
+    mov     x0, x5
+    mov     x1, x6
+    bl      efi_leave
+    cbnz    x0, 4f
+    mov     x0, #3                  // EFI_UNSUPPORTED
+    movk    x0, #0x8000, lsl #48
+    ldp     x19, x20, [sp, #16]
+    ldp     x29, x30, [sp], #32
+    ret
+    // From now on as without UEFI: what lies in the caches of us goes to memory, and they and the MMU are off.
+4:  msr     daifset, #0xf
+    adrp    x1, __bss_end
+    mov     x2, x20
+5:  dc      civac, x2
+    add     x2, x2, #16
+    cmp     x2, x1
+    b.lo    5b
+    dsb     sy
+    mrs     x1, CurrentEL
+    mov     x2, #0x1005             // M, C, I
+    cmp     x1, #8
+    b.eq    6f
+    mrs     x1, sctlr_el1
+    bic     x1, x1, x2
+    msr     sctlr_el1, x1
+    b       7f
+6:  mrs     x1, sctlr_el2
+    bic     x1, x1, x2
+    msr     sctlr_el2, x1
+7:  isb
+    b       _start
 
 // A processor that PSCI starts or resumes for us: X0 is its PerCpu, a boot record first.
 .global secondary_entry
@@ -117,39 +202,13 @@ use_table:
 .balign 2048
 .global vectors
 vectors:
-    vector 0
-    vector 1
-    vector 2
-    vector 3
-    vector 4
-    vector 5
-    vector 6
-    vector 7
-    vector 8
-    vector 9
-    vector 10
-    vector 11
-    vector 12
-    vector 13
-    vector 14
-    vector 15
+    .irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vector \number
+    .endr
 
 // X1: the vector's number. The rest of the frame (exceptions::Frame), and on to Rust.
 save:
-    stp     x2, x3, [sp, #16]
-    stp     x4, x5, [sp, #32]
-    stp     x6, x7, [sp, #48]
-    stp     x8, x9, [sp, #64]
-    stp     x10, x11, [sp, #80]
-    stp     x12, x13, [sp, #96]
-    stp     x14, x15, [sp, #112]
-    stp     x16, x17, [sp, #128]
-    stp     x18, x19, [sp, #144]
-    stp     x20, x21, [sp, #160]
-    stp     x22, x23, [sp, #176]
-    stp     x24, x25, [sp, #192]
-    stp     x26, x27, [sp, #208]
-    stp     x28, x29, [sp, #224]
+    x2_to_x29 stp, sp
     mrs     x2, elr_el2
     stp     x30, x2, [sp, #240]
     mrs     x2, spsr_el2
@@ -164,20 +223,7 @@ restore:
     msr     elr_el2, x2
     ldr     x2, [sp, #256]
     msr     spsr_el2, x2
-    ldp     x28, x29, [sp, #224]
-    ldp     x26, x27, [sp, #208]
-    ldp     x24, x25, [sp, #192]
-    ldp     x22, x23, [sp, #176]
-    ldp     x20, x21, [sp, #160]
-    ldp     x18, x19, [sp, #144]
-    ldp     x16, x17, [sp, #128]
-    ldp     x14, x15, [sp, #112]
-    ldp     x12, x13, [sp, #96]
-    ldp     x10, x11, [sp, #80]
-    ldp     x8, x9, [sp, #64]
-    ldp     x6, x7, [sp, #48]
-    ldp     x4, x5, [sp, #32]
-    ldp     x2, x3, [sp, #16]
+    x2_to_x29 ldp, sp
     ldp     x0, x1, [sp]
     add     sp, sp, #{frame}
     eret

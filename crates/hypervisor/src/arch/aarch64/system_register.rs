@@ -3,9 +3,9 @@
 use arm::syndrome::{Syndrome, class};
 use hypercall::page::Exit;
 
-use super::{identification, inject};
-use crate::traps;
+use super::inject;
 use crate::vm::{Vcpu, Vm};
+use crate::{identification, traps};
 
 /// What is trapped in AArch64 only.
 pub fn trapped(vm: &Vm, n: usize, vcpu: &mut Vcpu, syndrome: Syndrome) -> Option<Exit> {

@@ -36,22 +36,9 @@ impl Extensions {
     }
 }
 
-macro_rules! each {
-    ($do:ident $r:ident: $($name:ident $text:literal,)*) => { $($do!($r, $name, $text);)* };
-}
-macro_rules! save {
-    ($r:ident, $name:ident, $text:literal) => {
-        $r[Sys::$name] = read_register!($text);
-    };
-}
-macro_rules! load {
-    ($r:ident, $name:ident, $text:literal) => {
-        set_register!($text, $r[Sys::$name]);
-    };
-}
 macro_rules! always {
     ($do:ident $r:ident) => {
-        each! { $do $r:
+        $do! { $r:
             SP_EL1 "sp_el1", ELR_EL1 "elr_el1", SPSR_EL1 "spsr_el1", SCTLR_EL1 "sctlr_el1", ACTLR_EL1 "actlr_el1",
             CPACR_EL1 "cpacr_el1", TTBR0_EL1 "ttbr0_el1", TTBR1_EL1 "ttbr1_el1", TCR_EL1 "tcr_el1", AFSR0_EL1 "afsr0_el1",
             AFSR1_EL1 "afsr1_el1", ESR_EL1 "esr_el1", FAR_EL1 "far_el1", PAR_EL1 "par_el1", MAIR_EL1 "mair_el1",
@@ -63,7 +50,7 @@ macro_rules! always {
 }
 macro_rules! aarch32 {
     ($do:ident $r:ident) => {
-        each! { $do $r:
+        $do! { $r:
             SPSR_IRQ "spsr_irq", SPSR_ABT "spsr_abt", SPSR_UND "spsr_und", SPSR_FIQ "spsr_fiq", DACR32_EL2 "dacr32_el2",
             IFSR32_EL2 "ifsr32_el2", FPEXC32_EL2 "fpexc32_el2",
         }
@@ -71,7 +58,7 @@ macro_rules! aarch32 {
 }
 macro_rules! keys {
     ($do:ident $r:ident) => {
-        each! { $do $r:
+        $do! { $r:
             APIAKEYLO_EL1 "s3_0_c2_c1_0", APIAKEYHI_EL1 "s3_0_c2_c1_1", APIBKEYLO_EL1 "s3_0_c2_c1_2",
             APIBKEYHI_EL1 "s3_0_c2_c1_3", APDAKEYLO_EL1 "s3_0_c2_c2_0", APDAKEYHI_EL1 "s3_0_c2_c2_1",
             APDBKEYLO_EL1 "s3_0_c2_c2_2", APDBKEYHI_EL1 "s3_0_c2_c2_3", APGAKEYLO_EL1 "s3_0_c2_c3_0",
@@ -83,58 +70,55 @@ macro_rules! keys {
 /// Saves EL1's and EL0's system registers and SP_EL0. The timer's are the caller's business.
 pub fn save_system(r: &mut Registers, has: &Extensions) {
     r.sp = read_register!("sp_el0");
-    always!(save r);
+    always!(save_registers r);
     if has.aarch32 {
-        aarch32!(save r);
+        aarch32!(save_registers r);
     }
     if has.pointer_authentication {
-        keys!(save r);
+        keys!(save_registers r);
     }
 }
 
 /// Loads them. The caller synchronises (ERET does).
 pub fn load_system(r: &Registers, has: &Extensions) {
     set_register!("sp_el0", r.sp);
-    always!(load r);
+    always!(load_registers r);
     if has.aarch32 {
-        aarch32!(load r);
+        aarch32!(load_registers r);
     }
     if has.pointer_authentication {
-        keys!(load r);
+        keys!(load_registers r);
     }
+}
+
+/// STP or LDP of Q0 to Q31, at `v`.
+macro_rules! quads {
+    ($op:literal, $v:expr) => {
+        asm!(
+            ".arch_extension fp", ".arch_extension simd",
+            concat!($op, " q0, q1, [{v}]"), concat!($op, " q2, q3, [{v}, #32]"), concat!($op, " q4, q5, [{v}, #64]"),
+            concat!($op, " q6, q7, [{v}, #96]"), concat!($op, " q8, q9, [{v}, #128]"), concat!($op, " q10, q11, [{v}, #160]"),
+            concat!($op, " q12, q13, [{v}, #192]"), concat!($op, " q14, q15, [{v}, #224]"),
+            concat!($op, " q16, q17, [{v}, #256]"), concat!($op, " q18, q19, [{v}, #288]"),
+            concat!($op, " q20, q21, [{v}, #320]"), concat!($op, " q22, q23, [{v}, #352]"),
+            concat!($op, " q24, q25, [{v}, #384]"), concat!($op, " q26, q27, [{v}, #416]"),
+            concat!($op, " q28, q29, [{v}, #448]"), concat!($op, " q30, q31, [{v}, #480]"),
+            v = in(reg) $v, options(nostack, preserves_flags),
+        )
+    };
 }
 
 /// Saves V0 to V31, FPCR and FPSR.
 pub fn save_vectors(r: &mut Registers) {
     // SAFETY: stores 512 bytes to `r.v`, which has as many. EL2's own code has no use for these registers (soft-float target).
-    unsafe {
-        asm!(
-            ".arch_extension fp", ".arch_extension simd",
-            "stp q0, q1, [{v}]", "stp q2, q3, [{v}, #32]", "stp q4, q5, [{v}, #64]", "stp q6, q7, [{v}, #96]",
-            "stp q8, q9, [{v}, #128]", "stp q10, q11, [{v}, #160]", "stp q12, q13, [{v}, #192]",
-            "stp q14, q15, [{v}, #224]", "stp q16, q17, [{v}, #256]", "stp q18, q19, [{v}, #288]",
-            "stp q20, q21, [{v}, #320]", "stp q22, q23, [{v}, #352]", "stp q24, q25, [{v}, #384]",
-            "stp q26, q27, [{v}, #416]", "stp q28, q29, [{v}, #448]", "stp q30, q31, [{v}, #480]",
-            v = in(reg) r.v.as_mut_ptr(), options(nostack, preserves_flags),
-        );
-    }
+    unsafe { quads!("stp", r.v.as_mut_ptr()) };
     r.fp_control = [read_register!("s3_3_c4_c4_0"), read_register!("s3_3_c4_c4_1")];
 }
 
 /// Loads them.
 pub fn load_vectors(r: &Registers) {
     // SAFETY: loads 512 bytes from `r.v`; see `save_vectors`.
-    unsafe {
-        asm!(
-            ".arch_extension fp", ".arch_extension simd",
-            "ldp q0, q1, [{v}]", "ldp q2, q3, [{v}, #32]", "ldp q4, q5, [{v}, #64]", "ldp q6, q7, [{v}, #96]",
-            "ldp q8, q9, [{v}, #128]", "ldp q10, q11, [{v}, #160]", "ldp q12, q13, [{v}, #192]",
-            "ldp q14, q15, [{v}, #224]", "ldp q16, q17, [{v}, #256]", "ldp q18, q19, [{v}, #288]",
-            "ldp q20, q21, [{v}, #320]", "ldp q22, q23, [{v}, #352]", "ldp q24, q25, [{v}, #384]",
-            "ldp q26, q27, [{v}, #416]", "ldp q28, q29, [{v}, #448]", "ldp q30, q31, [{v}, #480]",
-            v = in(reg) r.v.as_ptr(), options(nostack, preserves_flags, readonly),
-        );
-    }
+    unsafe { quads!("ldp", r.v.as_ptr()) };
     set_register!("s3_3_c4_c4_0", r.fp_control[0]);
     set_register!("s3_3_c4_c4_1", r.fp_control[1]);
 }

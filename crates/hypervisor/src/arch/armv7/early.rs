@@ -1,29 +1,23 @@
-//! Before there are tables of our own: a map of everything as device memory but the image, and the sentence for the wrong mode.
+//! Before there are tables of our own: a map of everything as device memory but the image.
 //!
 //! Caches and MMU are off: no atomics here that exclude others, which such memory may not have.
 
 use core::arch::global_asm;
-use core::fmt::Write;
 
-use address::HostPhys;
-use arm::control::{MAIR, hsctlr, mode, tcr};
+use arm::control::{MAIR, hsctlr, mode};
 use arm::descriptor::{TABLE, VALID, level_shift, stage1};
 
 use super::{Frame, STACK, layout, set_this_cpu};
-use crate::console::Uart;
-use crate::fdt::firmware_tree;
-use crate::platform;
 use crate::pool::POOL_BYTES;
-use crate::problem::Problem;
 use crate::regions::Region;
 
 global_asm!(
     include_str!("start.s"),
+    include_str!("guest.s"),
     stack = const STACK,
     hyp = const mode::HYP,
     mair = const MAIR,
-    // T0SZ is 0: 32 bits, which start at level 1.
-    htcr = const tcr::TCR_EL2_RES1 | tcr::WALKS,
+    htcr = const super::translation_control(),
     hsctlr = const hsctlr::RES1 | hsctlr::M | hsctlr::C | hsctlr::I,
     frame = const size_of::<Frame>(),
 );
@@ -52,29 +46,4 @@ extern "C" fn early_tables(image: u32) -> u32 {
     root[giga as usize & 3] = blocks.as_ptr() as u64 | TABLE | VALID;
     set_this_cpu(None);
     root.as_ptr() as u32
-}
-
-/// Started in another mode than Hyp mode: says so, if the device tree and its UART can be read, and stops.
-#[unsafe(no_mangle)]
-extern "C" fn wrong_mode(tree: u32, mode: u32) -> ! {
-    // SAFETY: the boot protocol says that R2 is the device tree's address; nothing changes it.
-    let tree = unsafe { firmware_tree(HostPhys(tree.into())) };
-    if let Some(uart) = tree.and_then(platform::find_uart) {
-        let _ = writeln!(Uart::new(uart), "auberge: {}", Problem::WrongMode(mode));
-    }
-    super::stop()
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn start(tree: u32) -> ! {
-    // SAFETY: the boot protocol says that R2 is the device tree's address; it stays as it is until the control domain runs.
-    match unsafe { firmware_tree(HostPhys(tree.into())) } {
-        Some(fdt) => crate::boot::start(fdt),
-        None => super::stop(),
-    }
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn secondary(cpu: &'static crate::per_cpu::PerCpu) -> ! {
-    crate::boot::secondary(cpu)
 }

@@ -1,45 +1,27 @@
 //! From the control domain's world to a guest's and back (see [`crate::run`]).
 
-use core::arch::global_asm;
 use core::mem::offset_of;
-use core::sync::atomic::Ordering::*;
 
 use address::HostPhys;
 use arm::control::{hcr, mode};
-use arm::syndrome::{Syndrome, fault_page};
+use arm::syndrome::Syndrome;
 use hypercall::page::Exit;
-use hypercall::registers::{Registers, Sys};
-use spin::Mutex;
+use hypercall::registers::Registers;
 
 use super::inject;
 use super::world::{load_system, load_vectors, save_system, save_vectors};
-use crate::per_cpu::MAX_CPUS;
+use crate::guest::{load_timer, save_timer};
 use crate::vm::{Vcpu, Vm};
-
-global_asm!(include_str!("guest.S"), options(raw));
 
 const _: () = assert!(offset_of!(Registers, x) == 0 && offset_of!(Registers, v) == 272);
 const _: () = assert!(offset_of!(Registers, pc) == 256 && offset_of!(Registers, pstate) == 264);
 
 unsafe extern "C" {
-    fn guest_enter(registers: *mut Registers) -> u32;
     static guest_vectors: u8;
 }
 
-/// Why a guest was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    Synchronous,
-    Interrupt,
-    /// An asynchronous abort.
-    Error,
-}
-
-/// CNTV_CTL: enabled, not masked, and due.
-const FIRED: u32 = 0b101;
-
 /// HCR in any guest. What isn't there for guests is trapped, set/way cache maintenance included.
-const GUEST: u32 = (hcr::VM | hcr::SWIO | hcr::FMO | hcr::IMO | hcr::AMO | hcr::TWI | hcr::TWE | hcr::TSC | hcr::TSW) as u32
+const GUEST: u64 = hcr::VM | hcr::SWIO | hcr::FMO | hcr::IMO | hcr::AMO | hcr::TWI | hcr::TWE | hcr::TSC | hcr::TSW
     // FB and BSU: maintenance by a vCPU reaches the processors where it, or the others, were before.
     | 1 << 9
     | 0b01 << 10
@@ -48,12 +30,12 @@ const GUEST: u32 = (hcr::VM | hcr::SWIO | hcr::FMO | hcr::IMO | hcr::AMO | hcr::
     | 1 << 20
     | 1 << 21;
 /// HCPTR: trace (TTA) is trapped, floating point isn't.
-const HCPTR: u32 = 0x33ff | 1 << 20;
+const HCPTR: u64 = 0x33ff | 1 << 20;
 /// HDCR: debug and performance monitors are trapped (TPMCR, TPM, TDA, TDOSA, TDRA).
-const HDCR: u32 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11;
+const HDCR: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11;
 
 /// HSTR: ThumbEE is trapped (TTEE).
-const HSTR: u32 = 1 << 16;
+const HSTR: u64 = 1 << 16;
 
 /// What the control domain had on a processor while a guest is there.
 pub struct Host {
@@ -61,63 +43,20 @@ pub struct Host {
     controls: Controls,
 }
 
-/// Hyp mode's own registers that decide what lower modes may.
-#[derive(Clone, Copy, Default)]
-struct Controls {
-    hvbar: u32,
-    hcr: u32,
-    vtcr: u32,
-    vttbr: u64,
-    hcptr: u32,
-    hdcr: u32,
-    hstr: u32,
-    cnthctl: u32,
-    vmpidr: u32,
+controls! {
+    hvbar HVBAR, hcr HCR, vtcr VTCR, vttbr VTTBR, hcptr HCPTR, hdcr HDCR, hstr HSTR, cnthctl CNTHCTL, vmpidr VMPIDR,
 }
-
-impl Controls {
-    fn save() -> Self {
-        Self {
-            hvbar: read_register!(HVBAR),
-            hcr: read_register!(HCR),
-            vtcr: read_register!(VTCR),
-            vttbr: read_register64!(VTTBR),
-            hcptr: read_register!(HCPTR),
-            hdcr: read_register!(HDCR),
-            hstr: read_register!(HSTR),
-            cnthctl: read_register!(CNTHCTL),
-            vmpidr: read_register!(VMPIDR),
-        }
-    }
-    fn load(&self) {
-        set_register!(HVBAR, self.hvbar);
-        set_register!(HCR, self.hcr);
-        set_register!(VTCR, self.vtcr);
-        set_register64!(VTTBR, self.vttbr);
-        set_register!(HCPTR, self.hcptr);
-        set_register!(HDCR, self.hdcr);
-        set_register!(HSTR, self.hstr);
-        set_register!(CNTHCTL, self.cnthctl);
-        set_register!(VMPIDR, self.vmpidr);
-        super::isb();
-    }
-}
-
-/// Of each processor.
-pub static HOSTS: [Mutex<Host>; MAX_CPUS] = [const {
-    let controls =
-        Controls { hvbar: 0, hcr: 0, vtcr: 0, vttbr: 0, hcptr: 0, hdcr: 0, hstr: 0, cnthctl: 0, vmpidr: 0 };
-    Mutex::new(Host { registers: Registers::RESET, controls })
-}; MAX_CPUS];
 
 impl Host {
+    pub const NEW: Self = Self { registers: Registers::RESET, controls: Controls::NONE };
+
     /// Puts the control domain's registers away and the guest's in their place.
     pub fn enter(&mut self, vm: &Vm, n: usize, vcpu: &mut Vcpu, root: HostPhys) {
         self.controls = Controls::save();
         save_vectors(&mut self.registers);
         save_system(&mut self.registers);
         let guest = Controls {
-            hvbar: &raw const guest_vectors as u32,
+            hvbar: &raw const guest_vectors as u64,
             hcr: GUEST,
             vtcr: super::setup::guest_vtcr(),
             vttbr: u64::from(vm.vmid) << 48 | root.0,
@@ -127,14 +66,14 @@ impl Host {
             // PL1PCTEN: the physical counter can be read; its timer is trapped.
             cnthctl: 1,
             // The multiprocessing extensions' format, and the vCPU's number as affinity 0.
-            vmpidr: 1 << 31 | n as u32,
+            vmpidr: 1 << 31 | n as u64,
         };
         guest.load();
-        forget_other_vcpu(vm, n);
+        if vm.is_another_here(n) {
+            super::forget_translations_here();
+        }
         let r = &vcpu.registers;
-        set_register64!(CNTVOFF, r[Sys::CNTVOFF_EL2]);
-        set_register64!(CNTV_CVAL, r[Sys::CNTV_CVAL_EL0]);
-        set_register!(CNTV_CTL, r[Sys::CNTV_CTL_EL0] as u32);
+        load_timer(r);
         load_system(r);
         load_vectors(r);
         super::isb();
@@ -143,10 +82,7 @@ impl Host {
     /// The other way round.
     pub fn leave(&mut self, vcpu: &mut Vcpu) {
         let r = &mut vcpu.registers;
-        r[Sys::CNTV_CTL_EL0] = u64::from(read_register!(CNTV_CTL) & 3);
-        r[Sys::CNTV_CVAL_EL0] = read_register64!(CNTV_CVAL);
-        set_register!(CNTV_CTL, 0);
-        set_register64!(CNTVOFF, 0);
+        save_timer(r);
         save_system(r);
         save_vectors(r);
         self.controls.load();
@@ -154,36 +90,6 @@ impl Host {
         load_vectors(&self.registers);
         super::isb();
     }
-}
-
-/// Another vCPU of the machine may have used the same translations' names for other ones on this processor.
-fn forget_other_vcpu(vm: &Vm, n: usize) {
-    let last = &vm.last_on[super::cpu_number()];
-    if last.swap(n as u32 + 1, Relaxed) != n as u32 + 1 {
-        super::forget_translations_here();
-    }
-}
-
-/// Enters a vCPU in the guest's world, and comes back with what it left for.
-pub fn enter(registers: &mut Registers) -> Left {
-    // SAFETY: the registers are a vCPU's that nobody else runs, the world is the guest's, and what the guest can reach is bounded by
-    // the tables in VTTBR. The assembler code comes back with the stack and callee-saved registers as they were.
-    match unsafe { guest_enter(registers) } {
-        0 => Left::Synchronous,
-        1 => Left::Interrupt,
-        _ => Left::Error,
-    }
-}
-
-/// Of what the guest was left for.
-pub fn syndrome() -> Syndrome {
-    Syndrome(read_register!(HSR).into())
-}
-
-/// The virtual address of an abort that the guest was left for, and the page of its physical address. HIFAR of a fetch's abort is left
-/// out: who needs it reads it.
-pub fn fault_addresses() -> (u64, u64) {
-    (read_register!(HDFAR).into(), fault_page(read_register!(HPFAR).into()))
 }
 
 /// Registers that a mode has of its own: `x` is where those lie that exception frames have, the others are the processor's.
@@ -214,13 +120,12 @@ macro_rules! by_mode {
 
 /// A general register of the mode that the guest is in, by its number in a syndrome. Its world is loaded.
 pub fn register(r: &Registers, n: u8) -> u64 {
-    let value: u32 = by_mode!(r, n, frame r.x[n as usize] as u32, banked read_banked);
-    value.into()
+    by_mode!(r, n, frame r.x[n as usize] & 0xffff_ffff, banked read_register)
 }
 
 /// Sets it.
 pub fn set_general(r: &mut Registers, n: u8, value: u64) {
-    by_mode!(r, n, frame r.x[n as usize] = value & 0xffff_ffff, banked set_banked, value as u32);
+    by_mode!(r, n, frame r.x[n as usize] = value & 0xffff_ffff, banked set_register, value);
 }
 
 /// What is trapped and nothing is known of.
@@ -244,16 +149,4 @@ pub fn tame(r: &mut Registers, _aarch32: bool) {
     }
     // J would be ThumbEE or Jazelle.
     r.pstate &= !(1 << 24);
-}
-
-pub fn timer_fired() -> bool {
-    read_register!(CNTV_CTL) & 7 == FIRED
-}
-
-/// When the timer of the guest that is loaded fires, as a value of CNTPCT; all ones for never.
-pub fn timer_deadline() -> u64 {
-    match read_register!(CNTV_CTL) & 3 {
-        1 => read_register64!(CNTV_CVAL).wrapping_add(read_register64!(CNTVOFF)),
-        _ => u64::MAX,
-    }
 }

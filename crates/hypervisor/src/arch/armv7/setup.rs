@@ -1,7 +1,7 @@
 //! Hyp mode's registers while the control domain runs, and PL1's when it starts.
 
 use address::HostPhys;
-use arm::control::{hcr, mode, vtcr_v7};
+use arm::control::{hcr, mode, tcr, vtcr_v7};
 use hypercall::features;
 
 use crate::control::Control;
@@ -23,6 +23,11 @@ unsafe extern "C" {
     static vectors: u8;
 }
 
+/// HTCR: T0SZ is 0, 32 bits, which start at level 1.
+pub const fn translation_control() -> u64 {
+    tcr::TCR_EL2_RES1 | tcr::WALKS
+}
+
 /// Bits of the control domain's physical addresses: LPAE's.
 pub fn stage2_bits() -> u32 {
     40
@@ -34,8 +39,8 @@ pub fn guest_bits() -> u32 {
 }
 
 /// VTCR while a guest runs.
-pub fn guest_vtcr() -> u32 {
-    vtcr_v7(guest_bits(), 1)
+pub fn guest_vtcr() -> u64 {
+    vtcr_v7(guest_bits(), 1).into()
 }
 
 /// What this processor can do for guests: bits of `hypercall::features` but the GIC's.
@@ -49,16 +54,16 @@ pub fn kernel_image(file: &[u8]) -> Result<Image, Problem> {
 }
 
 /// HCR while the control domain runs: its interrupts are its own.
-const CONTROL_HCR: u32 = (hcr::VM | hcr::TSC) as u32;
+const CONTROL_HCR: u64 = hcr::VM | hcr::TSC;
 /// HCPTR's bits that are one; none that traps a coprocessor.
-const OPEN_HCPTR: u32 = 0x33ff;
+const OPEN_HCPTR: u64 = 0x33ff;
 
 /// Sets all of Hyp mode for the control domain on this processor.
 fn control_registers(control: &Control) {
-    set_register!(HVBAR, &raw const vectors as u32);
+    set_register!(HVBAR, &raw const vectors as u64);
     set_register!(HCR, CONTROL_HCR);
-    set_register!(VTCR, vtcr_v7(control.stage2.bits, control.stage2.level));
-    set_register64!(VTTBR, control.stage2.root.0);
+    set_register!(VTCR, vtcr_v7(control.stage2.bits, control.stage2.level).into());
+    set_register!(VTTBR, control.stage2.root.0);
     super::isb();
     set_register!(TLBIALLNSNH, 0);
     // SAFETY: barriers.
@@ -71,7 +76,7 @@ fn control_registers(control: &Control) {
     set_register!(VMPIDR, read_register!(MPIDR));
     // PL1PCTEN, PL1PCEN: the physical counter and timer are the control domain's.
     set_register!(CNTHCTL, 0b11);
-    set_register64!(CNTVOFF, 0);
+    set_register!(CNTVOFF, 0);
     set_register!(CNTV_CTL, 0);
     set_register!(CNTHP_CTL, 0);
     crate::board::start_guest_cpu();

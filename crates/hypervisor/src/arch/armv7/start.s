@@ -32,9 +32,9 @@ _start:
     orr     r1, r0, #0x1c0
     msr     cpsr_c, r1              // The same mode, with A, I and F masked.
     adr     r6, _start
-    // R_ARM_RELATIVE (23) is the only kind of relocation in .rel.dyn.
-    address r0, __rel_start
-    address r1, __rel_end
+    // R_ARM_RELATIVE (23) is the only kind of relocation in .relocations.
+    address r0, __relocations_start
+    address r1, __relocations_end
 2:  cmp     r0, r1
     bhs     3f
     ldm     r0!, {{r2, r3}}
@@ -57,7 +57,7 @@ _start:
     beq     5f
     mov     r0, r4
     mov     r1, r5
-    bl      wrong_mode
+    bl      wrong_level
 5:  mov     r0, r6
     bl      early_tables
     mov     r7, r0
@@ -74,6 +74,7 @@ _start:
     blo     6b
     dsb     sy
     mov     r0, r7
+    ldr     r1, ={htcr}
     bl      use_table
     mov     r0, r4
     bl      start
@@ -84,13 +85,14 @@ secondary_entry:
     cpsid   aif
     mov     r4, r0
     ldr     r0, [r4]
+    ldr     r1, [r4, #8]
     ldr     r5, [r4, #16]
     bl      use_table
     mov     sp, r5
     mov     r0, r4
     bl      secondary
 
-// use_table(R0: HTTBR's low word): the stage 1 of Hyp mode, from now on, with the MMU off in between.
+// use_table(R0: HTTBR's low word, R1: HTCR): the stage 1 of Hyp mode, from now on, with the MMU off in between.
 .global use_table
 use_table:
     mrc     p15, 4, r2, c1, c0, 0   // HSCTLR
@@ -99,8 +101,7 @@ use_table:
     isb
     movw    r2, #{mair}
     mcr     p15, 4, r2, c10, c2, 0  // HMAIR0
-    ldr     r2, ={htcr}
-    mcr     p15, 4, r2, c2, c0, 2   // HTCR
+    mcr     p15, 4, r1, c2, c0, 2   // HTCR
     mov     r2, #0
     mcrr    p15, 4, r0, r2, c2      // HTTBR
     isb
@@ -120,14 +121,9 @@ use_table:
 .balign 32
 .global vectors
 vectors:
-    b       vector0
-    b       vector1
-    b       vector2
-    b       vector3
-    b       vector4
-    b       vector5
-    b       vector6
-    b       vector7
+    .irp number, 0, 1, 2, 3, 4, 5, 6, 7
+    b       vector\number
+    .endr
 
 .macro vector number
 .global vector\number
@@ -137,14 +133,9 @@ vector\number:
     mov     r1, #\number
     b       save
 .endm
-    vector 0
-    vector 1
-    vector 2
-    vector 3
-    vector 4
-    vector 5
-    vector 6
-    vector 7
+    .irp number, 0, 1, 2, 3, 4, 5, 6, 7
+    vector \number
+    .endr
 
 // R1: the vector's number. The rest of the frame (exceptions::Frame), and on to Rust.
 save:
@@ -184,22 +175,12 @@ enter_control:
 firmware_call:
     push    {{r0, r4-r11, lr}}
     mov     r12, r0
-    ldr     r0, [r12]
-    ldr     r1, [r12, #8]
-    ldr     r2, [r12, #16]
-    ldr     r3, [r12, #24]
-    ldr     r4, [r12, #32]
-    ldr     r5, [r12, #40]
-    ldr     r6, [r12, #48]
-    ldr     r7, [r12, #56]
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7
+    ldr     r\n, [r12, #8 * \n]
+    .endr
     smc     #0
     ldr     r12, [sp]
-    str     r0, [r12]
-    str     r1, [r12, #8]
-    str     r2, [r12, #16]
-    str     r3, [r12, #24]
-    str     r4, [r12, #32]
-    str     r5, [r12, #40]
-    str     r6, [r12, #48]
-    str     r7, [r12, #56]
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7
+    str     r\n, [r12, #8 * \n]
+    .endr
     pop     {{r0, r4-r11, pc}}

@@ -1,6 +1,8 @@
-// Entering a guest, and what its exceptions lead to: guest_enter returns when the guest has left.
+// Entering a guest, and what its exceptions lead to: guest_enter returns when the guest has left. Behind start.s, with its macros.
 //
 // The places in hypercall::Registers are checked in guest.rs.
+
+.text
 
 .equ SP_EL0_AT, 248
 .equ PC_AT, 256
@@ -18,20 +20,7 @@ guest_enter:
     ldp x2, x3, [x0, #PC_AT]
     msr elr_el2, x2
     msr spsr_el2, x3
-    ldp x2, x3, [x0, #16]
-    ldp x4, x5, [x0, #32]
-    ldp x6, x7, [x0, #48]
-    ldp x8, x9, [x0, #64]
-    ldp x10, x11, [x0, #80]
-    ldp x12, x13, [x0, #96]
-    ldp x14, x15, [x0, #112]
-    ldp x16, x17, [x0, #128]
-    ldp x18, x19, [x0, #144]
-    ldp x20, x21, [x0, #160]
-    ldp x22, x23, [x0, #176]
-    ldp x24, x25, [x0, #192]
-    ldp x26, x27, [x0, #208]
-    ldp x28, x29, [x0, #224]
+    x2_to_x29 ldp, x0
     ldr x30, [x0, #240]
     ldp x0, x1, [x0]
     eret
@@ -41,20 +30,7 @@ guest_enter:
 
 guest_left:
     ldr x0, [sp, #16]
-    stp x2, x3, [x0, #16]
-    stp x4, x5, [x0, #32]
-    stp x6, x7, [x0, #48]
-    stp x8, x9, [x0, #64]
-    stp x10, x11, [x0, #80]
-    stp x12, x13, [x0, #96]
-    stp x14, x15, [x0, #112]
-    stp x16, x17, [x0, #128]
-    stp x18, x19, [x0, #144]
-    stp x20, x21, [x0, #160]
-    stp x22, x23, [x0, #176]
-    stp x24, x25, [x0, #192]
-    stp x26, x27, [x0, #208]
-    stp x28, x29, [x0, #224]
+    x2_to_x29 stp, x0
     str x30, [x0, #240]
     ldp x2, x3, [sp], #16
     stp x2, x3, [x0]
@@ -87,20 +63,11 @@ guest_left:
 .balign 2048
 .global guest_vectors
 guest_vectors:
-    own 0x000
-    own 0x080
-    own 0x100
-    own 0x180
-    own 0x200
-    own 0x280
-    own 0x300
-    own 0x380
-    left 0
-    left 1
-    left 1
-    left 2
-    left 0
-    left 1
-    left 1
-    left 2
+    .irp offset, 0x000, 0x080, 0x100, 0x180, 0x200, 0x280, 0x300, 0x380
+    own \offset
+    .endr
+    // Synchronous, IRQ, FIQ, SError: from AArch64, then from AArch32.
+    .irp why, 0, 1, 1, 2, 0, 1, 1, 2
+    left \why
+    .endr
 .balign 128
