@@ -21,6 +21,8 @@ pub struct Leaf {
 
 const MAX_BASIC: u32 = 0x16;
 const MAX_EXTENDED: u32 = 0x8000_0008;
+/// The same on AMD.
+const MAX_AMD: u32 = 0x8000_0021;
 const HYPERVISOR: u32 = 0x4000_0000;
 const MAX_HYPERVISOR: u32 = 0x4000_0010;
 
@@ -60,6 +62,11 @@ const FEATURES_81_ECX: u32 = bits([0]);
 const HOST_81_ECX: u32 = bits([5, 8]);
 /// Leaf 8000_0001H EDX: SYSCALL NX 1 GiB pages RDTSCP LM.
 const FEATURES_81_EDX: u32 = bits([11, 20, 26, 27, 29]);
+/// On AMD, leaf 8000_0021H EAX: null selectors clear the base; and safe from speculative return stack overflow, which Linux
+/// warns of else where it doesn't find new microcode.
+const FEATURES_821_EAX: u32 = bits([6, 29]);
+/// ECX: and from transient scheduler attacks, on the store queue and the L1 cache.
+const FEATURES_821_ECX: u32 = bits([1, 2]);
 /// On AMD, leaf 8000_0001H EDX repeats these of leaf 1.
 const AMD_REPEATED: u32 = 0x0183_f3ff;
 /// KVM_FEATURE_CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, CLOCKSOURCE_STABLE_BIT.
@@ -135,7 +142,7 @@ pub fn answer(asker: &Asker, leaf: u32, subleaf: u32) -> Leaf {
         0x4000_0001 => Leaf { eax: KVM_FEATURES, ..Leaf::default() },
         MAX_HYPERVISOR => Leaf { eax: asker.tsc_khz as u32, ebx: TIMER_KHZ as u32, ..Leaf::default() },
         0x8000_0000 => {
-            let max = if amd() { 0x8000_001e } else { MAX_EXTENDED };
+            let max = if amd() { MAX_AMD } else { MAX_EXTENDED };
             Leaf { eax: max, ..host(0x8000_0000, 0) }
         }
         0x8000_0001 => extended_features(asker),
@@ -146,6 +153,7 @@ pub fn answer(asker: &Asker, leaf: u32, subleaf: u32) -> Leaf {
         0x8000_0008 => addresses(asker),
         0x8000_001d if amd() => cache(asker, host(leaf, subleaf)),
         0x8000_001e if amd() => Leaf { eax: asker.apic_id, ebx: asker.apic_id & 0xff, ..Leaf::default() },
+        MAX_AMD if amd() => Leaf { eax: FEATURES_821_EAX, ecx: FEATURES_821_ECX, ..Leaf::default() },
         _ => Leaf::default(),
     }
 }
@@ -312,7 +320,7 @@ mod tests {
     #[test]
     fn answer_beyond_the_last_leaf_is_zero() {
         let a = asker(1, 0);
-        for leaf in [0x17, 0x1f, 0x4000_0100, 0x8000_0021, 0xffff_ffff] {
+        for leaf in [0x17, 0x1f, 0x4000_0100, 0x8000_0022, 0xffff_ffff] {
             assert_eq!(answer(&a, leaf, 0), Leaf::default());
         }
     }
