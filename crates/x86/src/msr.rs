@@ -52,8 +52,9 @@ pub const TSC_AUX: u32 = 0xc000_0103;
 pub const AMD_PATCH_LEVEL: u32 = 0x8b;
 pub const AMD_SYSCFG: u32 = 0xc001_0010;
 pub const AMD_HWCR: u32 = 0xc001_0015;
-pub const AMD_NB_CFG: u32 = 0xc001_001f;
 pub const AMD_INT_PENDING: u32 = 0xc001_0055;
+/// The northbridge's configuration.
+pub const AMD_NB_CFG: u32 = 0xc001_001f;
 pub const AMD_DE_CFG: u32 = 0xc001_1029;
 pub const KVM_WALL_CLOCK: u32 = 0x11;
 pub const KVM_SYSTEM_TIME: u32 = 0x12;

@@ -21,7 +21,8 @@ pub struct Leaf {
 
 const MAX_BASIC: u32 = 0x16;
 const MAX_EXTENDED: u32 = 0x8000_0008;
-const MAX_EXTENDED_AMD: u32 = 0x8000_0021;
+/// The same on AMD.
+const MAX_AMD: u32 = 0x8000_0021;
 const HYPERVISOR: u32 = 0x4000_0000;
 const MAX_HYPERVISOR: u32 = 0x4000_0010;
 
@@ -61,6 +62,13 @@ const FEATURES_81_ECX: u32 = bits([0]);
 const HOST_81_ECX: u32 = bits([5, 8]);
 /// Leaf 8000_0001H EDX: SYSCALL NX 1 GiB pages RDTSCP LM.
 const FEATURES_81_EDX: u32 = bits([11, 20, 26, 27, 29]);
+/// On AMD, leaf 8000_0021H EAX: null selectors clear the base; and safe from speculative return stack overflow, which Linux
+/// warns of else where it doesn't find new microcode. What kernels do against that (returns by thunks), and against what ECX says (VERW on
+/// every way to a program), acts on the processor that executes it. Here a guest's returns are translated, and all of a guest is one program of
+/// the host's, whose kernel sees to what leaves that.
+const FEATURES_821_EAX: u32 = bits([6, 29]);
+/// ECX: and from transient scheduler attacks, on the store queue and the L1 cache.
+const FEATURES_821_ECX: u32 = bits([1, 2]);
 /// On AMD, leaf 8000_0001H EDX repeats these of leaf 1.
 const AMD_REPEATED: u32 = 0x0183_f3ff;
 /// KVM_FEATURE_CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, CLOCKSOURCE_STABLE_BIT.
@@ -136,7 +144,7 @@ pub fn answer(asker: &Asker, leaf: u32, subleaf: u32) -> Leaf {
         0x4000_0001 => Leaf { eax: KVM_FEATURES, ..Leaf::default() },
         MAX_HYPERVISOR => Leaf { eax: asker.tsc_khz as u32, ebx: TIMER_KHZ as u32, ..Leaf::default() },
         0x8000_0000 => {
-            let max = if amd() { MAX_EXTENDED_AMD } else { MAX_EXTENDED };
+            let max = if amd() { MAX_AMD } else { MAX_EXTENDED };
             Leaf { eax: max, ..host(0x8000_0000, 0) }
         }
         0x8000_0001 => extended_features(asker),
@@ -147,10 +155,7 @@ pub fn answer(asker: &Asker, leaf: u32, subleaf: u32) -> Leaf {
         0x8000_0008 => addresses(asker),
         0x8000_001d if amd() => cache(asker, host(leaf, subleaf)),
         0x8000_001e if amd() => Leaf { eax: asker.apic_id, ebx: asker.apic_id & 0xff, ..Leaf::default() },
-        // SRSO_NO, TSA_SQ_NO, TSA_L1_NO: what kernels do against the one (returns by thunks) and the other (VERW on every way to a program) acts
-        // on the processor that executes it. Here a guest's returns are translated, and all of a guest runs as one program of the host's, whose
-        // kernel sees to what leaves that. They would cost a program's every system call and protect nothing.
-        0x8000_0021 if amd() => Leaf { eax: 1 << 29, ecx: 1 << 1 | 1 << 2, ..Leaf::default() },
+        MAX_AMD if amd() => Leaf { eax: FEATURES_821_EAX, ecx: FEATURES_821_ECX, ..Leaf::default() },
         _ => Leaf::default(),
     }
 }

@@ -141,7 +141,8 @@ impl Cpu {
             msr::FEATURE_CONTROL => 1,
             msr::PERF_STATUS | msr::PERF_CTL | msr::BIOS_UPDT_TRIG => 0,
             msr::LASTBRANCH_FROM..=msr::LASTINT_TO => 0,
-            msr::AMD_SYSCFG | msr::AMD_NB_CFG | msr::AMD_INT_PENDING if amd => 0,
+            // There is no northbridge, but Linux turns on its extended configuration space in any case.
+            msr::AMD_SYSCFG | msr::AMD_INT_PENDING | msr::AMD_NB_CFG if amd => 0,
             // TscFreqSel, which kernels expect.
             msr::AMD_HWCR if amd => 1 << 24,
             // LFENCE serialises.
@@ -238,8 +239,7 @@ impl Cpu {
                 self.sys.wall_clock = value;
                 self.write_wall_clock(value);
             }
-            // Of the north bridge, kernels set a bit that lets them reach configuration space by port CF8h: the board has it all the same.
-            msr::AMD_SYSCFG | msr::AMD_HWCR | msr::AMD_NB_CFG | msr::AMD_DE_CFG if crate::vendor::amd() => {}
+            msr::AMD_SYSCFG | msr::AMD_HWCR | msr::AMD_DE_CFG | msr::AMD_NB_CFG if crate::vendor::amd() => {}
             _ => {
                 return match self.sys.mtrrs.slot(index) {
                     Some(slot) if Mtrrs::valid(index, value) => {
