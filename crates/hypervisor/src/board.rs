@@ -55,7 +55,7 @@ pub fn kick_cpu(cpu: usize) {
 }
 
 /// Takes a kick back, if there was one, before the control domain could see it.
-pub fn take_kick(vgic: &Interface, private: PrivateInterrupts) -> bool {
+pub fn take_kick(vgic: &(impl VirtualInterface + ?Sized), private: PrivateInterrupts) -> bool {
     let kicked = private.is_pending(KICK);
     if kicked {
         vgic.take_kick(private);

@@ -10,7 +10,6 @@ use hypercall::Reason;
 use hypercall::page::Exit;
 use irqchip::gic::{ListRegister, MAX_LIST_REGISTERS};
 
-use crate::arch::vgic::Interface;
 use crate::cpu_interface::{PrivateInterrupts, VIRTUAL_TIMER, VirtualInterface, stays_loaded};
 use crate::guest::{self, Left};
 use crate::per_cpu::cpu_number;
@@ -72,7 +71,7 @@ fn enter_once(
     n: usize,
     vcpu: &mut Vcpu,
     cpu: usize,
-    (vgic, private): (&Interface, PrivateInterrupts),
+    (vgic, private): (&(impl VirtualInterface + ?Sized), PrivateInterrupts),
     lrs: &mut [ListRegister],
     answered: &mut Option<Exit>,
 ) -> (Left, bool) {
