@@ -84,8 +84,11 @@ impl Policy {
 
 impl Cpu {
     /// Lets programs have windows, where the host can.
+    ///
+    /// Not in a VM of several vCPUs: their threads share the host's address space, and wait for each other at every change of it.
     pub(crate) fn allow_windows(&mut self) {
-        self.windows.on = is_x86_feature_detected!("bmi2")
+        self.windows.on = self.shared.vcpus == 1
+            && is_x86_feature_detected!("bmi2")
             && match crate::t1::handle_faults() {
                 Ok(()) => true,
                 Err(e) => {
