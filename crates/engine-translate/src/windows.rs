@@ -34,6 +34,8 @@ const PATIENCE: u32 = 8;
 const WATCHED: usize = 32;
 /// How often the patience with one that a window doesn't pay for doubles, at most.
 const DOUBLINGS: u32 = 10;
+/// The same with one that goes from program to program: the next may stay.
+const TAKEOVERS: u32 = 3;
 /// Pages around one that faulted that are mapped with it: so many, at a multiple of as many.
 const AROUND: usize = 16;
 /// Pages mapped at most, in a process: Linux grants one 65,530 mappings, and each page may be one. To forget them all takes some 50 ms.
@@ -159,7 +161,8 @@ impl Cpu {
         let w = self.windows.watch(root);
         // Where another program has taken an address space over, it isn't to blame for one that the window paid for.
         let paid = w.busy >= GOOD && overcharged == 0;
-        (w.busy, w.failures) = (0, if paid { 0 } else { (w.failures + 1).min(DOUBLINGS) });
+        let most = if overcharged > PATIENCE { DOUBLINGS } else { TAKEOVERS };
+        (w.busy, w.failures) = (0, if paid { 0 } else { (w.failures + 1).min(most) });
         self.tlb.close_window();
     }
 
