@@ -63,8 +63,8 @@ pub struct Tlb {
     /// Linear pages that code was found at while `flushes` stood, one bit for many pages. Most pages that are dropped
     /// one by one are data's, and must not cost the jump cache.
     code_pages: [Box<[u64; CODE_PAGES / 64]>; 2],
-    /// Stretches of 2 MiB, and of 1 GiB, that some page larger than 4 KiB was found in, one bit for many.
-    large: [Box<[u64; LARGE / 64]>; 2],
+    /// For each size of [`STRETCHES`], where pages of that size were found, one bit for many.
+    large: [Box<[u64; LARGE / 64]>; STRETCHES.len()],
     /// Where user programs' pages are mapped too; `None` before the first is.
     windows: Option<Box<Windows>>,
 }
@@ -73,8 +73,10 @@ pub struct Tlb {
 const CODE_PAGES: usize = 1 << 15;
 /// Bits in each of [`Tlb::large`].
 const LARGE: usize = 1 << 13;
-/// Bits of an address within the stretches of [`Tlb::large`].
-const STRETCHES: [u32; 2] = [21, 30];
+/// Bits of an address within pages larger than 4 KiB: of 2 MiB, of 4 MiB, of 1 GiB.
+const STRETCHES: [u32; 3] = [21, 22, 30];
+/// The last of these: of larger pages everything is dropped.
+const GIGABYTE: usize = 2;
 /// Bits in [`Tlb::written`].
 const WRITTEN: usize = 1 << 16;
 
@@ -98,7 +100,7 @@ impl Default for Tlb {
             local_code: false,
             written: Box::new([0; WRITTEN / 64]),
             code_pages: [Box::new([0; CODE_PAGES / 64]), Box::new([0; CODE_PAGES / 64])],
-            large: [Box::new([0; LARGE / 64]), Box::new([0; LARGE / 64])],
+            large: std::array::from_fn(|_| Box::new([0; LARGE / 64])),
             windows: None,
         }
     }
@@ -293,8 +295,7 @@ impl Tlb {
     /// A page of `size` bytes was found at a linear address: what is known of any part of it is to go when one part is flushed.
     #[inline]
     pub fn note_size(&mut self, linear: u64, size: u64) {
-        if size > 1 << 12 {
-            let n = (size > 1 << 22) as usize;
+        if let Some(n) = STRETCHES.iter().position(|bits| size == 1 << bits) {
             let (word, bit) = bit(linear >> STRETCHES[n], LARGE);
             self.large[n][word] |= bit;
         }
@@ -303,20 +304,19 @@ impl Tlb {
         let (word, bit) = bit(linear >> STRETCHES[n], LARGE);
         self.large[n][word] & bit != 0
     }
-    /// Drops one page in every address space, all of it (SDM 3A 4.10.4.1: INVLPG). Where pages have 4 MiB, which begin at multiples of that,
-    /// both halves.
+    /// Drops one page in every address space, all of it (SDM 3A 4.10.4.1: INVLPG).
     pub fn flush_page(&mut self, linear: u64) {
-        if self.has_large(linear, 1) {
+        if self.has_large(linear, GIGABYTE) {
             return self.flush();
         }
-        let other = linear ^ 1 << STRETCHES[0];
-        for linear in [linear, other] {
-            if self.has_large(linear, 0) {
-                self.forget_jumps();
-                let first = linear & !((1 << STRETCHES[0]) - 1);
-                let pages = (0..1u64 << (STRETCHES[0] - 12)).map(|n| first + (n << 12));
-                pages.for_each(|page| self.tables().for_each(|t| t.drop_page(page)));
+        for (n, bits) in STRETCHES[..GIGABYTE].iter().enumerate() {
+            if !self.has_large(linear, n) {
+                continue;
             }
+            self.forget_jumps();
+            let first = linear & !((1 << bits) - 1);
+            let pages = (0..1u64 << (bits - 12)).map(|n| first + (n << 12));
+            pages.for_each(|page| self.tables().for_each(|t| t.drop_page(page)));
         }
         let (word, bit) = bit(linear >> 12, CODE_PAGES);
         for user in [true, false] {

@@ -8,7 +8,7 @@
 
 use crate::cpu::Cpu;
 use crate::system::time::host_tsc;
-use crate::tlb::windows::{CHUNK, Compared, Filled, Windows};
+use crate::tlb::windows::{CHUNK, Compared, Windows};
 use crate::tlb::{READ, USER};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -109,8 +109,7 @@ impl Cpu {
     fn open_window(&mut self) {
         let (root, pcid) = self.address_space();
         let (memory, id) = (self.shared.memory.clone(), self.id);
-        let limit = PAGES / self.shared.vcpus as usize;
-        self.tlb.have_windows(|| Windows::new(memory, id, limit)).open(root, pcid);
+        self.tlb.have_windows(|| Windows::new(memory, id, PAGES)).open(root, pcid);
         self.select_tlb(self.tlb_select);
     }
 
@@ -176,11 +175,9 @@ impl Cpu {
             let (stretches, changes) =
                 self.tlb.windows().map_or((0, 0), |w| (w.stretches(), w.take_mappings()));
             self.charge(stretches * COMPARING + changes * MAPPING);
-            if done.dropped > done.kept {
-                // Most likely another program by now, with the same page for its tables.
-                self.give_up_window();
-            }
-            if self.windows.overcharged > PATIENCE {
+            // Most likely another program by now, with the same page for its tables.
+            let another = done.dropped > done.kept;
+            if another || self.windows.overcharged > PATIENCE {
                 self.give_up_window();
             }
             if !self.tlb.has_window() {
@@ -226,10 +223,10 @@ impl Cpu {
         // T0 found it: its entry says the bits above those that are known.
         let entries = self.tlb.entries(USER);
         let linear = self.tlb.windows().and_then(|w| w.linear_of(host, |low| entries.tag(READ, low)));
-        if let Some(linear) = linear.filter(|_| self.tlb.has_window()) {
+        if let Some(linear) = linear {
             self.fill_window(linear);
         }
-        if self.windows.overcharged > PATIENCE && self.tlb.has_window() {
+        if self.windows.overcharged > PATIENCE {
             self.give_up_window();
             self.select_tlb(self.tlb_select);
         }
@@ -242,8 +239,8 @@ impl Cpu {
         let around = first..first + AROUND;
         self.user_pages(linear & !((CHUNK as u64) << 12).wrapping_sub(1), around.clone(), &mut pages);
         let Some((windows, table)) = self.tlb.window_and_table() else { return };
-        if windows.fill(table, linear, around, &pages) == Filled::Full {
-            windows.clear(Some(table));
+        if !windows.fill(table, linear, around, &pages) {
+            windows.clear(table);
             if let Err(e) = windows.install(table) {
                 log::debug!("vCPU {}: the host gives a window no memory ({e})", self.id);
             }

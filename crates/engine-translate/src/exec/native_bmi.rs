@@ -4,6 +4,17 @@
 use std::arch::asm;
 use std::sync::OnceLock;
 
+/// An instruction with these registers, between the flags before, which AX holds as `$status`, and those behind, as `$out`.
+macro_rules! with_flags {
+    ($instruction:literal, $status:ident => $out:ident, $($register:tt)*) => {
+        // SAFETY: registers only; who calls has made sure that the host has the instruction.
+        unsafe {
+            asm!("add al, 0x7f", "sahf", $instruction, "lahf", "seto al", inout("ax") $status => $out,
+                $($register)*, options(pure, nomem, nostack))
+        }
+    };
+}
+
 /// Instructions of two operands beside the destination, named as the manual's syntax has them, or one (the second).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Two {
@@ -31,20 +42,12 @@ pub fn two(which: Two, wide: bool, a: u64, b: u64, status: u16) -> (u64, u16) {
     let (r, out): (u64, u16);
     macro_rules! host {
         ($instruction:literal) => {
-            // SAFETY: registers only; the caller has made sure that the host has the instruction.
-            unsafe {
-                asm!("add al, 0x7f", "sahf", $instruction, "lahf", "seto al", a = in(reg) a, b = in(reg) b,
-                    r = lateout(reg) r, inout("ax") status => out, options(pure, nomem, nostack))
-            }
+            with_flags!($instruction, status => out, a = in(reg) a, b = in(reg) b, r = lateout(reg) r)
         };
     }
     macro_rules! host_of_one {
         ($instruction:literal) => {
-            // SAFETY: as above.
-            unsafe {
-                asm!("add al, 0x7f", "sahf", $instruction, "lahf", "seto al", b = in(reg) b,
-                    r = lateout(reg) r, inout("ax") status => out, options(pure, nomem, nostack))
-            }
+            with_flags!($instruction, status => out, b = in(reg) b, r = lateout(reg) r)
         };
     }
     match (which, wide) {
@@ -72,11 +75,7 @@ pub fn count_zeros(leading: bool, size: usize, v: u64, status: u16) -> (u64, u16
     let out: u16;
     macro_rules! host {
         ($instruction:literal) => {
-            // SAFETY: registers only; the caller has made sure that the host has the instruction.
-            unsafe {
-                asm!("add al, 0x7f", "sahf", $instruction, "lahf", "seto al", v = in(reg) v, r = inout(reg) r,
-                    inout("ax") status => out, options(pure, nomem, nostack))
-            }
+            with_flags!($instruction, status => out, v = in(reg) v, r = inout(reg) r)
         };
     }
     match (leading, size) {

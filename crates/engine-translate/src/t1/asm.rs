@@ -274,28 +274,29 @@ impl Asm {
         self.bytes(&[0; 4]);
     }
 
-    /// The address of an offset, for code to be put there.
-    pub fn address(&self, at: usize, room: Room) -> u64 {
-        let split = self.seldom.unwrap_or(self.code.len());
-        let seldom = room.seldom_end.wrapping_sub((self.code.len() - split).next_multiple_of(16) as u64);
-        match at.checked_sub(split) {
-            Some(beyond) if self.seldom.is_some() => seldom.wrapping_add(beyond as u64),
+    /// The addresses of offsets, for all of the code to be put there.
+    pub fn addresses(&self, room: Room) -> impl Fn(usize) -> u64 + use<> {
+        let seldom = self.seldom.map(|split| {
+            let len = (self.code.len() - split).next_multiple_of(16);
+            (split, room.seldom_end.wrapping_sub(len as u64))
+        });
+        move |at| match seldom {
+            Some((split, start)) if at >= split => start.wrapping_add((at - split) as u64),
             _ => room.often.wrapping_add(at as u64),
         }
     }
     /// Fills in the displacements, for code to be put there. `None` if a label was never bound.
     pub fn finish(&mut self, room: Room) -> Option<Parts> {
-        let address = |at: usize| self.address(at, room);
-        let mut places = Vec::with_capacity(self.uses.len() + self.far.len() + self.distances.len());
-        for &(at, label) in &self.uses {
-            places.push((at, address(self.labels[label]?)));
-        }
-        places.extend_from_slice(&self.far);
-        places.extend(self.distances.iter().map(|(at, to)| (*at, address(*to))));
-        for (at, target) in places {
-            let distance = target.wrapping_sub(self.address(at, room).wrapping_add(4)) as i32;
+        let address = self.addresses(room);
+        let mut put = |at: usize, target: u64| {
+            let distance = target.wrapping_sub(address(at).wrapping_add(4)) as i32;
             self.code[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+        };
+        for &(at, label) in &self.uses {
+            put(at, address(self.labels[label]?));
         }
+        self.far.iter().for_each(|(at, target)| put(*at, *target));
+        self.distances.iter().for_each(|(at, to)| put(*at, address(*to)));
         let split = self.seldom.unwrap_or(self.code.len());
         let (often, seldom) = self.code.split_at(split);
         Some(Parts { often: often.into(), seldom: seldom.into() })

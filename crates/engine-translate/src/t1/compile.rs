@@ -273,7 +273,7 @@ impl Compiler<'_> {
         }
         let linked = self.a.place(self.linked)?;
         let code = self.a.finish(self.room)?;
-        let address = |at| self.a.address(at, self.room);
+        let address = self.a.addresses(self.room);
         let faults = self.may_fault.iter().filter_map(|f| {
             let tail = self.a.place(f.tail)?;
             Some(Fault { start: address(f.start), end: address(f.end?), tail: address(tail) })

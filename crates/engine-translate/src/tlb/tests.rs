@@ -19,6 +19,20 @@ fn look(tlb: &Tlb, select: u8, linear: u64) -> Option<u64> {
 }
 
 #[test]
+fn all_of_a_page_goes_with_one_of_its_addresses() {
+    for (size, others) in [(1u64 << 12, 0u64), (1 << 21, 1), (1 << 22, 2), (1 << 30, 2)] {
+        let mut tlb = tlb();
+        let first = A & !((1 << 30) - 1);
+        let halves = [first, first + (1 << 20), first + (1 << 21)];
+        halves.iter().for_each(|at| tlb.fill(USER, *at, found(0x1000_0000)));
+        tlb.note_size(first, size);
+        tlb.flush_page(first);
+        let dropped = halves.map(|at| tlb.entries(USER).look(READ, at, 8).is_none());
+        assert_eq!(dropped, [true, others >= 1, others >= 2], "{size:#x}");
+    }
+}
+
+#[test]
 fn entry_matches_its_page_and_no_other() {
     let mut tlb = tlb();
     tlb.fill(USER, A + 0x18, found(0x5000_0018));

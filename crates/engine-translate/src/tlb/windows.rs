@@ -86,9 +86,9 @@ impl Slot {
     fn start(n: usize) -> u64 {
         SLOTS.start + n as u64 * SLOT
     }
-    /// Where the unit's first byte is.
-    fn origin(&self) -> u64 {
-        Self::start(self.0) + GUARD
+    /// Where the first byte of its unit is.
+    fn origin(n: usize) -> u64 {
+        Self::start(n) + GUARD
     }
 }
 
@@ -102,9 +102,13 @@ impl Drop for Slot {
     }
 }
 
-/// What is added to addresses of a unit that has no slot.
+/// What is added to addresses of a unit to get to the slot that they lead to.
+fn addend(unit: u32, slot: usize) -> u64 {
+    Slot::origin(slot).wrapping_sub((unit as u64) << UNIT_BITS)
+}
+/// The same for a unit that has no slot.
 fn nowhere(unit: u32) -> u64 {
-    (Slot::start(0) + GUARD).wrapping_sub((unit as u64) << UNIT_BITS)
+    addend(unit, 0)
 }
 
 fn unit_of(linear: u64) -> Option<u32> {
@@ -136,7 +140,7 @@ impl Window {
     fn place(&self, linear: u64) -> Option<u64> {
         let unit = unit_of(linear)?;
         let (_, slot) = self.units.iter().find(|(u, _)| *u == unit)?;
-        Some(slot.origin() + (linear & ((1 << UNIT_BITS) - 1)))
+        Some(Slot::origin(slot.0) + (linear & ((1 << UNIT_BITS) - 1)))
     }
     /// Everything goes.
     fn clear(&mut self) {
@@ -246,19 +250,9 @@ pub struct Windows {
 /// Bits in [`Windows::written`].
 const WRITTEN: usize = 1 << 16;
 
-fn bit(frame: u64) -> (usize, u64) {
-    let bit = (frame >> 12) as usize % WRITTEN;
-    (bit / 64, 1 << (bit % 64))
-}
-
-/// What became of a page that was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filled {
-    Yes,
-    /// It can't be mapped.
-    No,
-    /// Nor can any other, as long as the window stays.
-    Full,
+/// The bit of [`Windows::written`] that stands for a page's frame.
+fn bit(page: u64) -> (usize, u64) {
+    super::bit(page >> 12, WRITTEN)
 }
 
 impl Windows {
@@ -346,7 +340,7 @@ impl Windows {
         }
         table.have_units(nowhere)?;
         if let Some(w) = self.current() {
-            w.units.iter().for_each(|(unit, slot)| table.put_unit(*unit, addend(*unit, slot)));
+            w.units.iter().for_each(|(unit, slot)| table.put_unit(*unit, addend(*unit, slot.0)));
             self.installed = true;
         }
         Ok(())
@@ -384,47 +378,43 @@ impl Windows {
 
     /// Maps the page at a linear address in the current window, and those of `around` (pages of its stretch of 2 MiB) that can be.
     /// `now` is what the stretch's pages are: guest-physical addresses that user accesses reach, those that may be stored to [`WRITABLE`],
-    /// both with their accessed and dirty bits set; the others 0.
+    /// both with their accessed and dirty bits set; the others 0. False if no page can be mapped as long as the window stays as it is.
     pub fn fill(
         &mut self,
         table: &mut Table,
         linear: u64,
         around: std::ops::Range<usize>,
         now: &[u64; CHUNK],
-    ) -> Filled {
+    ) -> bool {
         let total: usize = self.list.iter().map(|w| w.pages).sum();
-        let Some(n) = self.current else { return Filled::No };
+        let Some(n) = self.current else { return true };
         let Self { memory, list, installed, id, written, mappings, .. } = self;
         let w = &mut list[n];
-        let Some(unit) = unit_of(linear) else { return Filled::No };
-        let wanted = (linear >> 12) as usize % CHUNK;
-        if now[wanted] & MAPPED == 0 {
-            return Filled::No;
+        let Some(unit) = unit_of(linear) else { return true };
+        if now[(linear >> 12) as usize % CHUNK] & MAPPED == 0 {
+            return true;
         }
         let key = linear >> CHUNK_BITS;
         if total + around.len() > self.limit || !w.chunks.contains_key(&key) && w.chunks.len() >= MAX_CHUNKS {
-            return Filled::Full;
+            return false;
         }
         if w.place(linear).is_none() {
             let slot = if w.units.len() < MAX_UNITS { Slot::take() } else { None };
-            let Some(slot) = slot else { return Filled::No };
+            let Some(slot) = slot else { return true };
             if *installed {
-                table.put_unit(unit, addend(unit, &slot));
+                table.put_unit(unit, addend(unit, slot.0));
             }
             w.units.push((unit, slot));
         }
         let mut chunk = w.chunks.remove(&key).unwrap_or_else(|| Box::new([0; CHUNK]));
         let mut n = around.start;
-        let mut done = Filled::Yes;
+        let mut room = true;
         while n < around.end.min(CHUNK) {
             let (was, is) = (chunk[n], now[n]);
             let better =
                 is & MAPPED != 0 && (was == 0 || was & WRITABLE < is & WRITABLE && (was ^ is) & FRAME == 0);
             let region = memory.region_at(GuestPhys(is & FRAME)).filter(|r| r.kind() == Kind::Ram);
             let Some(region) = region.filter(|_| better) else {
-                if n == wanted && was == 0 {
-                    done = Filled::No;
-                }
                 n += 1;
                 continue;
             };
@@ -481,21 +471,21 @@ impl Windows {
                 Ok(p) => {
                     // SAFETY: what was just mapped, at a place that wasn't asked for.
                     let _ = unsafe { munmap(p, bytes) };
-                    done = Filled::Full;
+                    room = false;
                 }
-                Err(_) => done = Filled::Full,
+                Err(_) => room = false,
             }
             n += len;
         }
         w.chunks.insert(key, chunk);
-        done
+        room
     }
 
     /// The linear address that an access to a host address meant, in the current window or where no unit leads; of the latter only
     /// the bits within the unit are known, and `tag` gives the whole of it.
     pub fn linear_of(&self, host: u64, tag: impl Fn(u64) -> u64) -> Option<u64> {
         let slot = usize::try_from(host.checked_sub(SLOTS.start)? / SLOT).ok()?;
-        let within = host.wrapping_sub(Slot::start(slot) + GUARD);
+        let within = host.wrapping_sub(Slot::origin(slot));
         if slot == 0 {
             return Some(tag(within & ((1 << UNIT_BITS) - 1)));
         }
@@ -542,8 +532,8 @@ impl Windows {
         }
     }
     /// Empties the current window, which stays.
-    pub fn clear(&mut self, table: Option<&mut Table>) {
-        self.uninstall(table);
+    pub fn clear(&mut self, table: &mut Table) {
+        self.uninstall(Some(table));
         if let Some(w) = self.current() {
             w.clear();
         }
@@ -560,8 +550,4 @@ impl Windows {
     pub fn pages(&self) -> usize {
         self.list.iter().map(|w| w.pages).sum()
     }
-}
-
-fn addend(unit: u32, slot: &Slot) -> u64 {
-    slot.origin().wrapping_sub((unit as u64) << UNIT_BITS)
 }
