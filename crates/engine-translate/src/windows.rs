@@ -6,7 +6,7 @@
 //! the page tables where the guest drops an address space's translations; a program for which it is too much does without a window again
 //! for a time.
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, FS, GS};
 use crate::system::time::host_tsc;
 use crate::tlb::windows::{CHUNK, Compared, Windows};
 use crate::tlb::{READ, USER};
@@ -32,6 +32,9 @@ const SHARE: u64 = 3;
 const PATIENCE: u32 = 8;
 /// Address spaces that are watched.
 const WATCHED: usize = 32;
+/// Threads of one program have their data within one part in 2 to this many of the address, most likely: they are in stacks of 8 MiB
+/// near 7F00'0000'0000h. Where a program has but one thread and its data are in its heap, at low addresses, that is hardly a page.
+const NEAR: u32 = 16;
 /// How often the patience with one that a window doesn't pay for doubles, at most.
 const DOUBLINGS: u32 = 10;
 /// The same with one that goes from program to program: the next may stay.
@@ -45,6 +48,9 @@ const PAGES: usize = 20_000;
 #[derive(Clone, Copy, Default)]
 struct Watched {
     root: u64,
+    /// What tells programs apart that get the same root one after another: where the one has its thread's data. Linux and others
+    /// choose that at random for each.
+    thread: u64,
     busy: u32,
     /// How often it had a window that didn't pay.
     failures: u32,
@@ -73,14 +79,18 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    fn watch(&mut self, root: u64) -> &mut Watched {
+    /// What is known of the program whose tables are at `root`, and one of whose threads has its data at `thread`.
+    fn watch(&mut self, root: u64, thread: u64) -> &mut Watched {
         let known = self.watched.iter().position(|w| w.root == root && w.busy + w.failures > 0);
         let at = known.unwrap_or_else(|| {
             self.next = (self.next + 1) % WATCHED;
-            self.watched[self.next] = Watched { root, ..Watched::default() };
             self.next
         });
-        &mut self.watched[at]
+        let w = &mut self.watched[at];
+        if known.is_none() || w.thread.abs_diff(thread) > thread >> NEAR {
+            *w = Watched { root, thread, ..Watched::default() };
+        }
+        w
     }
 }
 
@@ -113,6 +123,13 @@ impl Cpu {
         self.select_tlb(self.tlb_select);
     }
 
+    /// What is known of the program that is being executed.
+    fn watched(&mut self) -> &mut Watched {
+        let (root, _) = self.address_space();
+        let thread = self.seg[FS].base.max(self.seg[GS].base);
+        self.windows.watch(root, thread)
+    }
+
     /// Looks what the vCPU is doing, once in a while.
     pub(crate) fn sample_windows(&mut self) {
         if !self.windows.on || self.cpl != 3 || !self.mode.is64() {
@@ -124,16 +141,12 @@ impl Cpu {
             return;
         }
         self.windows.looked = now;
-        let (root, _) = self.address_space();
-        let w = self.windows.watch(root);
+        let has = self.tlb.has_window();
+        let w = self.watched();
         w.busy += 1;
-        if self.tlb.has_window() {
-            if w.busy >= GOOD {
-                w.failures = 0;
-            }
-            return;
-        }
-        if w.busy >= BUSY << w.failures {
+        if has && w.busy >= GOOD {
+            w.failures = 0;
+        } else if !has && w.busy >= BUSY << w.failures {
             self.open_window();
         }
     }
@@ -155,11 +168,10 @@ impl Cpu {
         if self.windows.forced {
             return;
         }
-        let (root, _) = self.address_space();
         let overcharged = std::mem::take(&mut self.windows.overcharged);
-        let w = self.windows.watch(root);
-        // Where another program has taken an address space over, it isn't to blame for one that the window paid for.
-        let paid = w.busy >= GOOD && overcharged == 0;
+        let w = self.watched();
+        // Another program that has taken the address space over isn't to blame for the one before it.
+        let paid = w.busy == 0 || w.busy >= GOOD && overcharged == 0;
         let most = if overcharged > PATIENCE { DOUBLINGS } else { TAKEOVERS };
         (w.busy, w.failures) = (0, if paid { 0 } else { (w.failures + 1).min(most) });
         self.tlb.close_window();
@@ -247,5 +259,25 @@ impl Cpu {
         }
         let mappings = self.tlb.windows().map_or(0, |w| w.take_mappings());
         self.charge(mappings * MAPPING);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_that_follows_another_in_its_address_space_starts_anew() {
+        let mut p = Policy::default();
+        let (root, stack) = (0x1234_5000, 0x7f12_3456_7740);
+        (p.watch(root, stack).busy, p.watch(root, stack).failures) = (2, 3);
+        // Another thread, and another address space.
+        assert_eq!((p.watch(root, stack - (64 << 20)).busy, p.watch(root + 0x1000, stack).busy), (2, 0));
+        let next = p.watch(root, 0x7f99_3456_7740);
+        assert_eq!((next.busy, next.failures), (0, 0));
+        next.busy = 1;
+        // Programs whose data are in their heap.
+        p.watch(root, 0x158e_7380).busy = 7;
+        assert_eq!((p.watch(root, 0x158e_7380).busy, p.watch(root, 0x1590_1380).busy), (7, 0));
     }
 }
