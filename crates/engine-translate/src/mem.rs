@@ -330,6 +330,7 @@ impl Cpu {
     pub fn note_write(&mut self, physical: GuestPhys, len: u64) {
         if self.shared.memory.note_write(physical, len) {
             self.tlb.clear_code();
+            self.t1.code_changed = true;
             // Blocks go on to each other without a look at generations. What the guest does to have other processors see new
             // code comes after this, and finds them outside such blocks.
             for (_, remote) in self.shared.all().filter(|(id, _)| *id != self.id) {

@@ -355,6 +355,10 @@ impl Tlb {
         let table = self.contexts[self.current].table.as_mut()?;
         Some((self.windows.as_deref_mut()?, table))
     }
+    /// What is added to a linear address to get to its place in the current window, or to where nothing is.
+    pub fn window_addend(&self, linear: u64) -> u64 {
+        self.windows.as_ref().map_or(0, |w| w.addend_of(linear))
+    }
     /// Nothing leads to the current window any more, until it is installed again.
     pub fn uninstall_window(&mut self) {
         if let Some(w) = &mut self.windows {

@@ -1,6 +1,6 @@
 //! Programs with a window, and what attacks one.
 
-use crate::cpu::{CS, Cpu, Mode, RAX, RBX, RCX, RDI, RIP, RSP};
+use crate::cpu::{CS, Cpu, Mode, RAX, RBX, RCX, RDI, RIP, RSI, RSP};
 use crate::fault::Fault;
 use crate::testing::{CODE, DATA, cpu64, peek, poke};
 use crate::tlb::windows::Windows;
@@ -243,6 +243,121 @@ fn accessed_and_dirty_bits_are_set_and_rights_are_looked_at() {
 }
 
 /// A page that the program executes and stores to: what it stores is executed.
+/// Stores to what a return that is foreseen goes on to, by the function that returns: the last before the return, and one before it.
+#[test]
+fn code_behind_a_call_is_what_it_is_at_the_return() {
+    // 1: cmp rcx, 1; cmove rdi, rsi; call f; mov eax, imm32; dec rcx; jnz 1b; hlt
+    const CALLER: [u8; 24] = [
+        0x48, 0x83, 0xf9, 1, 0x48, 0x0f, 0x44, 0xfe, 0xe8, 0, 0, 0, 0, 0xb8, 0, 0, 0, 0, 0x48, 0xff, 0xc9,
+        0x75, 0xe9, 0xf4,
+    ];
+    // f: inc dword [rdi]; ret; or f: push [rdi]; inc dword [rsp]; pop [rdi]; ret
+    let functions: [&[u8]; 2] = [&[0xff, 0x07, 0xc3], &[0xff, 0x37, 0xff, 0x04, 0x24, 0x8f, 0x07, 0xc3]];
+    for function in functions {
+        for at in [CODE + CALLER.len() as u64, LOW + 0x3000] {
+            let mut code = CALLER;
+            code[9..13].copy_from_slice(&(at as u32).wrapping_sub(CODE as u32 + 13).to_le_bytes());
+            let mut cpu = program(&code);
+            poke(&cpu, at, function);
+            put(&cpu, entry(LOW + 0x1000), CODE | ALL);
+            cpu.load_cr3(TABLES).unwrap();
+            for n in 1..50u64 {
+                // The last of the calls: by the page's own address, and by another.
+                cpu.regs[RSI] = if n % 2 == 0 { CODE } else { LOW + 0x1000 } + 14;
+                (cpu.regs[RCX], cpu.regs[RDI], cpu.regs[RSP]) = (5, LOW + 0x10, LOW + 0x800);
+                run_all(&mut cpu);
+                assert_eq!(cpu.regs[RAX], n);
+            }
+        }
+    }
+}
+
+/// However the stack pointer gets there, what is above another slot faults.
+#[test]
+fn stack_pointer_reaches_no_other_slot() {
+    let access: [(&str, &[u8]); 4] = [
+        ("mov rax, [rsp]", &[0x48, 0x8b, 0x04, 0x24]),
+        ("pop rax", &[0x58]),
+        ("push [rsp]", &[0xff, 0x34, 0x24]),
+        ("mov [rsp + 8], rax", &[0x48, 0x89, 0x44, 0x24, 0x08]),
+    ];
+    // RDI is where to, RSI is how far that is; RBX, RDI in steps of 2 to 30 and to 15; R13 comes from RSP.
+    let moves: [(&str, &[u8]); 9] = [
+        ("mov rsp, rdi", &[0x48, 0x89, 0xfc]),
+        ("add rsp, rsi", &[0x48, 0x01, 0xf4]),
+        ("lea rsp, [rsp + rsi]", &[0x48, 0x8d, 0x24, 0x34]),
+        ("xchg rsp, rdi", &[0x48, 0x87, 0xfc]),
+        ("push rdi; pop rsp", &[0x57, 0x5c]),
+        (
+            "mov rbp, rdi; sub rbp, 8; lea rsp, [rbp + 8]",
+            &[0x48, 0x89, 0xfd, 0x48, 0x83, 0xed, 8, 0x48, 0x8d, 0x65, 8],
+        ),
+        (
+            "1: add rsp, 40000000h; dec rbx; jnz 1b",
+            &[0x48, 0x81, 0xc4, 0, 0, 0, 0x40, 0x48, 0xff, 0xcb, 0x75, 0xf4],
+        ),
+        (
+            "1: add rsp, 8000h; dec rcx; jnz 1b",
+            &[0x48, 0x81, 0xc4, 0, 0x80, 0, 0, 0x48, 0xff, 0xc9, 0x75, 0xf4],
+        ),
+        (
+            "1: add rsp, 8000h; dec rcx; jmp 2f; 2: jnz 1b",
+            &[0x48, 0x81, 0xc4, 0, 0x80, 0, 0, 0x48, 0xff, 0xc9, 0xeb, 0, 0x75, 0xf2],
+        ),
+    ];
+    for (how, first) in moves {
+        for (what, second) in access {
+            // mov rax, [rsp] before, so that the stack's unit is known; add rsp, r8 behind.
+            let code = [&[0x48, 0x8b, 0x04, 0x24], first, &[0x4c, 0x01, 0xc4], second, &[0xf4]].concat();
+            let mut cpu = program(&code);
+            for linear in [LOW, HIGH] {
+                let data = program_data(&mut cpu, linear);
+                assert!(data, "{linear:#x} has a slot");
+            }
+            let between = windows(&mut cpu).addend_of(HIGH).wrapping_sub(windows(&mut cpu).addend_of(LOW));
+            // From each of the two in turn, as if its slot went on to the other's.
+            for (from, to) in [(LOW, HIGH.wrapping_add(between)), (HIGH, LOW.wrapping_sub(between))] {
+                let (from, to) = (from + 0x800, to.wrapping_add(0x800));
+                let distance = to.wrapping_sub(from);
+                for target in [to, to ^ 1 << 63, to ^ 1 << 47, 0u64.wrapping_sub(0x1000), 1 << 47] {
+                    let far = target.wrapping_sub(from);
+                    let steps = how.starts_with("1:");
+                    if steps && (target != to || distance >> 63 != 0 || distance > 1 << 35) {
+                        continue;
+                    }
+                    let by = if how.contains("40000000h") { 30 } else { 15 };
+                    (cpu.regs[RBX], cpu.regs[RCX]) = (distance >> 30, distance >> 15);
+                    (cpu.regs[RDI], cpu.regs[RSI], cpu.regs[RSP]) = (target, far, from);
+                    cpu.regs[8] = if steps { distance & ((1 << by) - 1) } else { 0 };
+                    cpu.regs[RAX] = 77;
+                    let at = target.wrapping_add(if what.contains("rsp + 8") { 8 } else { 0 });
+                    match run(&mut cpu) {
+                        Fault::NonCanonical | Fault::Exception(_) if (at as i64) << 16 >> 16 != at as i64 => {
+                        }
+                        Fault::Exception(e) => {
+                            assert_eq!(
+                                (e.vector, e.payload),
+                                (Vector::PF, at),
+                                "{how}; {what} from {from:#x}"
+                            )
+                        }
+                        other => panic!("{how}; {what} from {from:#x}: {other:?}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Has the window lead to a page, whatever the program is.
+fn program_data(cpu: &mut Cpu, linear: u64) -> bool {
+    (cpu.regs[RSP], cpu.regs[RDI], cpu.regs[RSI]) = (linear, linear, 0);
+    (cpu.regs[RBX], cpu.regs[RCX], cpu.regs[8]) = (1, 1, 0);
+    let _ = run(cpu);
+    let unit = windows(cpu).addend_of(linear).wrapping_add(linear & !0xffff_ffff);
+    unit != crate::tlb::windows::NOWHERE
+}
+
 #[test]
 fn stores_to_code_are_executed() {
     // inc dword [rdi]; mov eax, imm32 (what RDI points at); hlt

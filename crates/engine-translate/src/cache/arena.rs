@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Release};
 
 /// The two mappings, `size` bytes each.
 pub struct Arena {
@@ -60,6 +60,16 @@ impl Arena {
         unsafe {
             std::ptr::copy_nonoverlapping(code.as_ptr(), self.write.as_ptr().add(at), code.len());
         }
+    }
+    /// Changes four bytes of code. Where they are at a multiple of four from the start, other threads may be executing them.
+    pub fn change(&self, at: usize, value: u32) {
+        if at.is_multiple_of(4) {
+            return self.word(at).store(value, Release);
+        }
+        assert!(at.checked_add(4).is_some_and(|end| end <= self.size));
+        // SAFETY: in the mapping, as was just checked. Code with such places is of one thread, which isn't executing it now
+        // (`Asm::alone`).
+        unsafe { self.write.as_ptr().add(at).cast::<u32>().write_unaligned(value) }
     }
     /// Four bytes, a multiple of four from the start, which other threads may be executing: what they see is the old or
     /// the new value (SDM 3A 9.1.1; displacements of jumps, which nothing else depends on).

@@ -287,20 +287,19 @@ impl CodeCache {
             let place = usize::try_from((at + 4) as i64 + arena.read_i32(at)? as i64).ok()?;
             (live(place) == Some(from)).then_some(place)
         };
-        let word = |n: usize| place(n).filter(|place| place.is_multiple_of(4));
         let distance = |site: usize, to: usize| (to as i64 - site as i64 - 4) as u32;
-        let site = word(1)?;
+        let site = place(1)?;
         let before = distance(site, tail);
         // Somebody else may have done it.
-        if arena.word(site).load(Relaxed) != before {
+        if arena.read_i32(site)? as u32 != before {
             return None;
         }
         let far = match key {
             None => None,
             Some(key) => {
-                let (known, other, otherwise) = (word(2)?, place(3)?, word(4)?);
+                let (known, other, otherwise) = (place(2)?, place(3)?, place(4)?);
                 // What it is compared with never changes again: who executes this meanwhile may see any of these words as it was.
-                let compared = arena.word(known).load(Relaxed) as i32;
+                let compared = arena.read_i32(known)?;
                 if compared != UNLINKED && compared != key {
                     return None;
                 }
@@ -311,8 +310,8 @@ impl CodeCache {
             let number = segments[from].number;
             segments[to].links.push(Link { site, before, from, number });
         }
-        arena.word(site).store(distance(site, target), Release);
-        far.into_iter().flatten().for_each(|(place, value)| arena.word(place).store(value, Release));
+        arena.change(site, distance(site, target));
+        far.into_iter().flatten().for_each(|(place, value)| arena.change(place, value));
         Some(())
     }
 
@@ -377,7 +376,7 @@ impl CodeCache {
             let from = &w.segments[link.from];
             // The jump itself may be gone: its place is another's then.
             if from.number == link.number && from.state != State::Free {
-                arena.word(link.site).store(link.before, Release);
+                arena.change(link.site, link.before);
             }
         }
         w.segments[index].state = State::Leaving(self.epochs.advance());

@@ -20,7 +20,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use memory::tracking::granules;
 
 /// Instructions and bytes looked at.
-const INSTRUCTIONS: usize = 10;
+const INSTRUCTIONS: usize = 12;
 const BYTES: usize = 64;
 
 /// The page of a block, as far as edges may rely on it.
@@ -52,29 +52,44 @@ impl Compiler<'_> {
 
     /// Whether what is at `delta` from the page sets all status flags before it reads any.
     pub fn flags_dead_at(&self, delta: i32) -> bool {
-        let Some(bytes) = usize::try_from(delta).ok().and_then(|at| self.page_ahead.bytes.get(at..)) else {
-            return false;
-        };
-        if !self.on_page(delta) {
-            return false;
-        }
-        let bytes = &bytes[..bytes.len().min(BYTES)];
-        let ip = self.page.wrapping_add(delta as u64);
-        let mut decoder = Decoder::with_ip(self.mode.bits(), bytes, ip, DecoderOptions::NONE);
-        let (mut i, mut wanted) = (Instruction::default(), forms::STATUS);
-        for _ in 0..INSTRUCTIONS {
-            vendor::decode(&mut decoder, bytes, &mut i);
-            let (read, set) = effect(&i);
-            if i.is_invalid() || read & wanted != 0 || i.flow_control() != FlowControl::Next {
-                return false;
+        let (mut at, mut wanted, mut mask) = (delta, forms::STATUS, 0);
+        let mut left = INSTRUCTIONS;
+        while let Some(bytes) = self.bytes_at(at) {
+            let ip = self.page.wrapping_add_signed(at as i64);
+            let mut decoder = Decoder::with_ip(self.mode.bits(), bytes, ip, DecoderOptions::NONE);
+            let mut i = Instruction::default();
+            loop {
+                left -= 1;
+                vendor::decode(&mut decoder, bytes, &mut i);
+                let (read, set) = effect(&i);
+                if left == 0 || i.is_invalid() {
+                    return false;
+                }
+                let jump = i.is_jmp_short_or_near();
+                if !jump && (read & wanted != 0 || i.flow_control() != FlowControl::Next) {
+                    return false;
+                }
+                if !jump {
+                    wanted &= !set;
+                }
+                if jump || wanted == 0 {
+                    break;
+                }
             }
-            wanted &= !set;
+            mask |= granules(at as u64, decoder.position() as u64);
             if wanted == 0 {
-                let mask = granules(delta as u64, decoder.position() as u64);
                 return self.page_ahead.announced & mask == mask;
             }
+            let Some(next) = self.delta(&i) else { return false };
+            at = next;
         }
         false
+    }
+
+    /// What is at `delta` from the page, if edges may rely on it.
+    fn bytes_at(&self, delta: i32) -> Option<&[u8]> {
+        let bytes = self.page_ahead.bytes.get(usize::try_from(delta).ok()?..)?;
+        self.on_page(delta).then(|| &bytes[..bytes.len().min(BYTES)])
     }
 
     /// In the tail of a jump: makes [`crate::cpu::Cpu::status`] good.

@@ -83,6 +83,8 @@ pub struct Asm {
     distances: Vec<(usize, usize)>,
     /// Where what is seldom executed begins.
     seldom: Option<usize>,
+    /// Only one vCPU ever executes the code, and nobody while it is changed.
+    pub alone: bool,
 }
 
 /// A point to go back to.
@@ -241,8 +243,11 @@ impl Asm {
         }
     }
 
-    /// Fills up with a NOP so that what comes behind `opcode` more bytes begins at a multiple of four.
+    /// Fills up with a NOP so that what comes behind `opcode` more bytes begins at a multiple of four, unless only one vCPU executes it.
     pub fn align_behind(&mut self, opcode: usize) {
+        if self.alone {
+            return;
+        }
         const NOPS: [&[u8]; 4] = [&[], &[0x90], &[0x66, 0x90], &[0x0f, 0x1f, 0x00]];
         self.bytes(NOPS[(self.here() + opcode).wrapping_neg() & 3]);
     }
@@ -309,6 +314,7 @@ impl Asm {
         self.far.clear();
         self.distances.clear();
         self.seldom = None;
+        self.alone = false;
     }
 }
 

@@ -17,7 +17,7 @@ use crate::cpu::{CS, Cpu, Mode, RIP};
 use crate::op::{Flow, Op};
 use crate::vendor;
 use address::{GuestPhys, PAGE_SIZE};
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use memory::GuestMemory;
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
@@ -167,6 +167,7 @@ pub fn compile(
 
     let mut a = std::mem::take(asm);
     a.clear();
+    a.alone = mode.0 & Mode::WINDOWS != 0;
     let mut first = 0;
     let part = |b: &&Block| {
         let count = b.ops.len();
@@ -238,6 +239,9 @@ impl Compiler<'_> {
             if let Some(p) = self.parts.iter().find(|p| p.first == k) {
                 self.begin_part(k, p.count as u8);
             }
+            if self.ops[k].flow != Flow::Next && !matches!(i.mnemonic(), Mnemonic::Call | Mnemonic::Ret) {
+                self.settle_stack();
+            }
             if self.ops[k].flow == Flow::Next {
                 self.attempt(|c| c.instruction(k, i)).or_else(|| self.call_handler(k))?;
             } else if k == last {
@@ -251,6 +255,7 @@ impl Compiler<'_> {
         let end = &self.ops[last];
         if end.flow == Flow::Next {
             let next = (self.offset + end.offset as u32 + end.len as u32) as i32;
+            self.settle_stack();
             self.save_flags_for(next);
             self.edge(next);
         }
@@ -396,6 +401,11 @@ impl Compiler<'_> {
     /// Gives the offset of what follows the look at its generation.
     pub fn enter_page(&mut self, second: Option<(*const AtomicU32, u32)>) -> usize {
         self.require_generation(self.counter, self.generation);
+        self.enter_unchanged_page(second)
+    }
+
+    /// The same where the page's code is what it was.
+    pub fn enter_unchanged_page(&mut self, second: Option<(*const AtomicU32, u32)>) -> usize {
         let entered = self.a.here();
         if let Some((counter, generation)) = second {
             self.require_generation(counter, generation);

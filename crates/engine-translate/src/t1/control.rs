@@ -241,7 +241,12 @@ impl Compiler<'_> {
         if next >= PAGE_SIZE as i32 {
             return self.far_jump(self.shared.lookup);
         }
-        self.enter_page(None);
+        if self.windows {
+            // Only this vCPU executes it, and drops what it foresaw when it changes code.
+            self.enter_unchanged_page(None);
+        } else {
+            self.enter_page(None);
+        }
         self.edge(next);
     }
 

@@ -6,7 +6,7 @@ use super::runtime::{ASTRAY, CONTINUE, DELIVERED, FAULT, FUEL, LINK, LOOK, MOVED
 use super::{Entries, FAR, Translation};
 use crate::block::Block;
 use crate::cache::No;
-use crate::cpu::{CS, Cpu, RIP, RSP};
+use crate::cpu::{CS, Cpu, Mode, RIP, RSP};
 use crate::fault::Fault;
 use crate::op::Flow;
 use address::PAGE_SIZE;
@@ -66,7 +66,8 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, number: u32, block: *const B
         return DELIVERED;
     }
     // Within a page blocks follow each other unchecked; what leaves it compares the guard.
-    let moved = cpu.t1.guard != before;
+    // Returns that are foreseen in code with a window don't look whether their page has changed.
+    let moved = std::mem::take(&mut cpu.t1.code_changed) || cpu.t1.guard != before;
     if op.flow == Flow::Next && (moved || cpu.remote.pending.load(Relaxed) != 0) {
         cpu.regs[RIP] = cpu.next_rip(op);
         cpu.t1.fuel += left - 1;
@@ -97,6 +98,9 @@ impl Cpu {
     fn refresh_translated(&mut self) {
         super::gs::set_base(self.tlb_entries.address());
         self.t1.groups = Default::default();
+        if self.mode.0 & Mode::WINDOWS != 0 {
+            self.t1.stack_addend = self.tlb.window_addend(self.regs[RSP]);
+        }
         let guard = self.jump_guard();
         if self.t1.guard != guard {
             self.t1.guard = guard;
@@ -239,6 +243,7 @@ impl Cpu {
         super::faults::expect(&self.shared.code.faults);
         let enter = self.t1.enter;
         self.t1.fuel = self.t1.budget;
+        self.t1.code_changed = false;
         self.regs[RIP] = rip;
         if !self.mode.is64() {
             self.keep_upper();

@@ -107,8 +107,8 @@ pub struct T1 {
     returns_limit: u64,
     /// The jump cache in use.
     jumps: *const jumps::Jump,
-    /// [`Cpu::jump_guard`].
-    guard: u64,
+    /// What is added to addresses near the stack pointer, in code with a window.
+    stack_addend: u64,
     /// Addends of the block's groups of accesses, or 0.
     groups: [u64; groups::GROUPS],
     host_stack: u64,
@@ -135,6 +135,10 @@ pub struct T1 {
     x87: bool,
     /// Where an access through a window faulted that is T0's now; 0 where none did.
     faulted: u64,
+    /// [`Cpu::jump_guard`].
+    guard: u64,
+    /// This vCPU has changed code since the chain began, or since returns were dropped for that.
+    pub(crate) code_changed: bool,
     /// A control word to be loaded.
     control: u32,
     /// Segment of the instruction that faulted.
@@ -168,7 +172,9 @@ impl T1 {
             fuel: 0,
             groups: [0; groups::GROUPS],
             page_rip: 0,
+            stack_addend: 0,
             guard: 0,
+            code_changed: false,
             jumps: std::ptr::null(),
             link_tail: 0,
             link_rip: 0,

@@ -49,6 +49,8 @@ pub enum Tail {
     Unknown { from: Label },
     /// A return that came to the wrong place.
     Elsewhere { from: Label },
+    /// The stack pointer is no program's address; on at `resume`.
+    NoUnit { from: Label, resume: Label },
     /// No room for another return that is foreseen.
     NoRoom { from: Label, slow: Label },
 }
@@ -208,6 +210,11 @@ impl Compiler<'_> {
                 Tail::Elsewhere { from } => {
                     self.a.bind(from);
                     self.far_jump(self.shared.lookup_return);
+                }
+                Tail::NoUnit { from, resume } => {
+                    self.a.bind(from);
+                    self.lead_stack_nowhere();
+                    self.a.jump(resume);
                 }
                 Tail::NoRoom { from, slow } => {
                     self.a.bind(from);

@@ -15,13 +15,15 @@ use super::asm::{Label, Mem, NOT_EQUAL, R14, RAX};
 use super::compile::Compiler;
 use super::flags::Flags;
 use super::groups::Values;
-use super::registers::{MAPPED, Place, slot};
+use super::registers::{self, MAPPED, Place, STACK, slot};
 use super::runtime::field;
 use super::segments;
 use super::tails::Tail;
+use crate::cpu::RSP;
+use crate::op::Flow;
 use crate::tlb::UNITS;
-use crate::tlb::windows::UNIT_BITS;
-use iced_x86::Instruction;
+use crate::tlb::windows::{NOWHERE, UNIT_BITS};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 
 /// Where code may fault in the host, and where it goes then: offsets in the code, and a label.
 pub struct MayFault {
@@ -50,10 +52,16 @@ pub struct Units {
     before: Option<(u32, i64)>,
     used: Option<(u32, i64)>,
     behind: Option<(u32, i64)>,
+    /// By how much the stack pointer was moved since an access near it, or since its unit was looked up.
+    moved: u64,
 }
 
 /// How far from the value a unit was found for its addend is used: slots are apart by four times as much.
 const NEAR: u64 = 1 << 29;
+
+/// How far the stack pointer may be moved without an access there: none faults until it is at the next slot, where nobody accesses anything
+/// on the way.
+const STRAYS: u64 = 1 << 16;
 
 impl Units {
     /// R14 isn't known to be anything.
@@ -63,6 +71,17 @@ impl Units {
     /// The op leaves R14 as its access did, or, having none, as it was.
     pub fn keep(&mut self) {
         self.behind = self.used.or(self.before);
+    }
+}
+
+/// Whether the stack pointer moves only by what is accessed there: as long as that doesn't fault, it doesn't get past a slot's end.
+fn moves_by_access(i: &Instruction) -> bool {
+    match i.mnemonic() {
+        Mnemonic::Push | Mnemonic::Call => true,
+        Mnemonic::Pop => {
+            i.op0_kind() == OpKind::Register && registers::number(i.op0_register()) != Some(RSP as u8)
+        }
+        _ => false,
     }
 }
 
@@ -78,7 +97,16 @@ impl Compiler<'_> {
         if !self.windows {
             return;
         }
+        let stack = self.units.values.now[RSP];
         self.units.values.step(i, self.encoding);
+        let now = self.units.values.now[RSP];
+        if now != stack && !moves_by_access(i) {
+            let by = if now.0 == stack.0 { now.1.abs_diff(stack.1) } else { u64::MAX };
+            self.units.moved = self.units.moved.saturating_add(by);
+        }
+        if self.units.moved > STRAYS && self.ops[k].flow == Flow::Next {
+            self.follow_stack();
+        }
         // Behind a handler it is found again, from a register that has the value.
         let now = &self.units.values.now;
         let found = self.units.behind.and_then(|(number, at)| {
@@ -161,8 +189,15 @@ impl Compiler<'_> {
             let known = self.units.used.or(self.units.before).filter(|(n, at)| {
                 *n == number && from.abs_diff(*at).saturating_add(ea.disp.unsigned_abs() as u64) <= NEAR
             });
+            if h == STACK && ea.disp.unsigned_abs() as u64 <= STRAYS {
+                self.units.moved = 0;
+            }
             if known.is_none() {
-                self.addend_of_unit(h);
+                if h == STACK && ea.disp.unsigned_abs() as u64 <= NEAR {
+                    self.a.load(R14, field!(stack_addend));
+                } else {
+                    self.addend_of_unit(h);
+                }
             }
             self.units.used = known.or(Some((number, from)));
             return Some(Mem::sum(h, R14, ea.disp));
@@ -232,6 +267,38 @@ impl Compiler<'_> {
             }
         }
         disp
+    }
+
+    /// Before a jump: the next access near the stack pointer may be anywhere.
+    pub fn settle_stack(&mut self) {
+        if self.units.moved > 0 {
+            self.follow_stack();
+        }
+    }
+    /// The stack pointer may be anywhere: what leads near it becomes that of its unit.
+    fn follow_stack(&mut self) {
+        self.units.moved = 0;
+        let (from, resume) = (self.a.label(), self.a.label());
+        let start = self.a.here();
+        self.addend_of_unit(STACK);
+        self.may_fault.push(MayFault { start, end: Some(self.a.here()), tail: from });
+        self.a.bind(resume);
+        self.a.store(field!(stack_addend), R14);
+        self.tails.push(Tail::NoUnit { from, resume });
+        self.units.give_up();
+    }
+    /// The tail of that, where no program's address can be: R14 becomes what leads nowhere.
+    pub fn lead_stack_nowhere(&mut self) {
+        // mov dword [faulted], 0, and the other half
+        for half in [0, 4] {
+            self.a.rm(false, &[0xc7], 0, Mem { disp: field!(faulted).disp + half, ..field!(faulted) });
+            self.a.bytes(&[0; 4]);
+        }
+        // not r14, which leaves the flags
+        self.a.copy(R14, STACK);
+        self.a.rr(true, &[0xf7], 2, R14);
+        self.a.load_immediate(RAX, NOWHERE + 1);
+        self.a.lea(R14, Mem::sum(RAX, R14, 0));
     }
 
     /// R14 becomes what is to be added to the linear address in a register.

@@ -28,6 +28,9 @@ const GUARD: u64 = 1 << (UNIT_BITS - 1);
 /// that, from 2A'AAAA'A000h upwards; and programs lie at 5555'5555'5000h and above, or below the first of these.
 const SLOTS: std::ops::Range<u64> = 0x0100_0000_0000..0x2a00_0000_0000;
 
+/// A host address where nothing ever is, nor near it.
+pub const NOWHERE: u64 = SLOTS.start + GUARD;
+
 /// Windows of a vCPU at the same time.
 const WINDOWS: usize = 8;
 /// Units of a window.
@@ -344,6 +347,14 @@ impl Windows {
             self.installed = true;
         }
         Ok(())
+    }
+
+    /// What is added to a linear address, and to those near it, while the current window is installed.
+    pub fn addend_of(&self, linear: u64) -> u64 {
+        let Some(unit) = unit_of(linear) else { return NOWHERE.wrapping_sub(linear) };
+        let w = self.current.and_then(|n| self.list.get(n)).filter(|_| self.installed);
+        let slot = w.and_then(|w| w.units.iter().find(|(u, _)| *u == unit));
+        addend(unit, slot.map_or(0, |(_, slot)| slot.0))
     }
 
     /// Whether the current window has to be compared.
