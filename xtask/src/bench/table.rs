@@ -68,6 +68,11 @@ fn body(text: &mut String, report: &Report) -> std::fmt::Result {
                 "make, {who}: {one:.2} s with one processor, {two:.2} s with two (-j2): {speed_up:.2} times as fast"
             )?;
         }
+        let (one, speed_up) = (make.auberge_one_of_two, make.auberge_jobs_speed_up);
+        writeln!(
+            text,
+            "make, Auberge with two processors: {one:.2} s with -j1; -j2 is {speed_up:.2} times as fast"
+        )?;
     }
     if let Some(memory) = &report.memory {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
@@ -148,6 +153,8 @@ mod tests {
                 auberge_one: 20.0,
                 auberge_two: 10.0,
                 auberge_speed_up: 2.0,
+                auberge_one_of_two: 18.0,
+                auberge_jobs_speed_up: 1.8,
                 native_one: 4.0,
                 native_two: 2.0,
                 native_speed_up: 2.0,
@@ -181,9 +188,13 @@ mod tests {
     #[test]
     fn text_says_boot_make_memory_and_what_is_wrong() {
         let text = text(&report());
-        for part in
-            ["1.50 s", "2.00 times as fast", "3.0 MiB at boot", "WRONG: quicksort gave no result in native"]
-        {
+        for part in [
+            "1.50 s",
+            "2.00 times as fast",
+            "18.00 s with -j1; -j2 is 1.80",
+            "3.0 MiB at boot",
+            "WRONG: quicksort gave no result in native",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -125,7 +125,8 @@ fn make(places: &Places, problems: &mut Vec<String>, ends: &Ends) -> Result<Make
     let native = places.native(&[one, two], ends)?;
     let (native_one, native_two) = (seconds(&native, one)?, seconds(&native, two)?);
     let auberge_one = seconds(&places.auberge(&[one], 1, ends)?, one).context("Auberge, one processor")?;
-    let auberge_two = seconds(&places.auberge(&[two], 2, ends)?, two).context("Auberge, two processors")?;
+    let mut of_two = |row| seconds(&places.auberge(&[row], 2, ends)?, row).context("Auberge, two processors");
+    let (auberge_one_of_two, auberge_two) = (of_two(one)?, of_two(two)?);
     if results.windows(2).any(|pair| pair[0] != pair[1]) {
         problems.push(format!("make has different results: {}", results.join(", ")));
     }
@@ -133,6 +134,8 @@ fn make(places: &Places, problems: &mut Vec<String>, ends: &Ends) -> Result<Make
         auberge_one,
         auberge_two,
         auberge_speed_up: auberge_one / auberge_two,
+        auberge_one_of_two,
+        auberge_jobs_speed_up: auberge_one_of_two / auberge_two,
         native_one,
         native_two,
         native_speed_up: native_one / native_two,
