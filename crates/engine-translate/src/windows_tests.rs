@@ -522,6 +522,35 @@ fn all_of_a_large_page_goes_with_one_of_its_addresses() {
     }
 }
 
+/// The same for one that was small pages in the same place before.
+#[test]
+fn all_of_a_page_that_became_large_goes_with_one_of_its_addresses() {
+    let mut cpu = program(LOAD);
+    let linear = 0x4000_0000u64;
+    put(&cpu, TABLES + 0x1000 + 8, (TABLES + 0x8000) | ALL);
+    put(&cpu, TABLES + 0x8000, (TABLES + 0x9000) | ALL);
+    for at in [0x30000, 0x31000u64] {
+        put(&cpu, TABLES + 0x9000 + (at >> 12) * 8, at | ALL);
+        put(&cpu, at, at + 5);
+    }
+    let load = |cpu: &mut Cpu, at: u64| {
+        cpu.regs[RDI] = linear + at;
+        run(cpu);
+        cpu.regs[RAX]
+    };
+    let both = |cpu: &mut Cpu| assert_eq!((load(cpu, 0x30000), load(cpu, 0x31000)), (0x30005, 0x31005));
+    both(&mut cpu);
+    put(&cpu, TABLES + 0x8000, ALL | LARGE);
+    cpu.load_cr3(TABLES).unwrap();
+    both(&mut cpu);
+    put(&cpu, TABLES + 0x8000, 0);
+    cpu.flush_page(linear + 0x77000);
+    for at in [0x30000, 0x31000] {
+        cpu.regs[RDI] = linear + at;
+        assert!(matches!(run(&mut cpu), Fault::Exception(e) if e.vector == Vector::PF), "{at:#x}");
+    }
+}
+
 #[test]
 fn a_window_without_room_is_emptied_and_goes_on() {
     let mut cpu = program(LOAD);

@@ -202,9 +202,10 @@ impl Window {
         };
         for (n, (was, is)) in chunk.iter_mut().zip(now).enumerate().filter(|(_, (was, _))| **was != 0) {
             let same = (*was ^ is) & FRAME == 0 && is & MAPPED != 0;
-            let new = if same { *was & (is | !WRITABLE) } else { 0 };
+            // It may have become part of a large page, or be one's no more.
+            let new = if same { *was & (is | !WRITABLE) & !LARGE | is & LARGE } else { 0 };
             result.kept += same as usize;
-            if new == std::mem::replace(was, new) {
+            if (new ^ std::mem::replace(was, new)) & !LARGE == 0 {
                 continue;
             }
             result.dropped += !same as usize;
@@ -290,7 +291,8 @@ impl Windows {
         {
             self.list.swap_remove(oldest);
         }
-        self.list.push(Window::new(root, pcid));
+        self.uses += 1;
+        self.list.push(Window { used: self.uses, ..Window::new(root, pcid) });
         self.current = Some(self.list.len() - 1);
     }
     /// The current address space has no window from now on; its table has to be told before ([`Self::uninstall`]).
