@@ -242,7 +242,6 @@ fn accessed_and_dirty_bits_are_set_and_rights_are_looked_at() {
     }
 }
 
-/// A page that the program executes and stores to: what it stores is executed.
 /// Stores to what a return that is foreseen goes on to, by the function that returns: the last before the return, and one before it.
 #[test]
 fn code_behind_a_call_is_what_it_is_at_the_return() {
@@ -281,7 +280,7 @@ fn stack_pointer_reaches_no_other_slot() {
         ("push [rsp]", &[0xff, 0x34, 0x24]),
         ("mov [rsp + 8], rax", &[0x48, 0x89, 0x44, 0x24, 0x08]),
     ];
-    // RDI is where to, RSI is how far that is; RBX, RDI in steps of 2 to 30 and to 15; R13 comes from RSP.
+    // RDI is where to, RSI how far that is, RBX and RCX the same in steps of 1 GiB and of 32 KiB; R8 is what these leave over.
     let moves: [(&str, &[u8]); 9] = [
         ("mov rsp, rdi", &[0x48, 0x89, 0xfc]),
         ("add rsp, rsi", &[0x48, 0x01, 0xf4]),
@@ -311,8 +310,7 @@ fn stack_pointer_reaches_no_other_slot() {
             let code = [&[0x48, 0x8b, 0x04, 0x24], first, &[0x4c, 0x01, 0xc4], second, &[0xf4]].concat();
             let mut cpu = program(&code);
             for linear in [LOW, HIGH] {
-                let data = program_data(&mut cpu, linear);
-                assert!(data, "{linear:#x} has a slot");
+                assert!(has_slot(&mut cpu, linear), "{linear:#x} has a slot");
             }
             let between = windows(&mut cpu).addend_of(HIGH).wrapping_sub(windows(&mut cpu).addend_of(LOW));
             // From each of the two in turn, as if its slot went on to the other's.
@@ -349,8 +347,8 @@ fn stack_pointer_reaches_no_other_slot() {
     }
 }
 
-/// Has the window lead to a page, whatever the program is.
-fn program_data(cpu: &mut Cpu, linear: u64) -> bool {
+/// Runs the program with a page's address wherever it takes one; whether the window leads there then.
+fn has_slot(cpu: &mut Cpu, linear: u64) -> bool {
     (cpu.regs[RSP], cpu.regs[RDI], cpu.regs[RSI]) = (linear, linear, 0);
     (cpu.regs[RBX], cpu.regs[RCX], cpu.regs[8]) = (1, 1, 0);
     let _ = run(cpu);
@@ -358,6 +356,7 @@ fn program_data(cpu: &mut Cpu, linear: u64) -> bool {
     unit != crate::tlb::windows::NOWHERE
 }
 
+/// A page that the program executes and stores to: what it stores is executed.
 #[test]
 fn stores_to_code_are_executed() {
     // inc dword [rdi]; mov eax, imm32 (what RDI points at); hlt

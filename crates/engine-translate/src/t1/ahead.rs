@@ -19,8 +19,8 @@ use crate::vendor;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use memory::tracking::granules;
 
-/// Instructions and bytes looked at.
-const INSTRUCTIONS: usize = 12;
+/// Instructions looked at, and bytes from where a jump leads.
+const INSTRUCTIONS: usize = 11;
 const BYTES: usize = 64;
 
 /// The page of a block, as far as edges may rely on it.
@@ -52,44 +52,37 @@ impl Compiler<'_> {
 
     /// Whether what is at `delta` from the page sets all status flags before it reads any.
     pub fn flags_dead_at(&self, delta: i32) -> bool {
-        let (mut at, mut wanted, mut mask) = (delta, forms::STATUS, 0);
-        let mut left = INSTRUCTIONS;
-        while let Some(bytes) = self.bytes_at(at) {
-            let ip = self.page.wrapping_add_signed(at as i64);
-            let mut decoder = Decoder::with_ip(self.mode.bits(), bytes, ip, DecoderOptions::NONE);
-            let mut i = Instruction::default();
-            loop {
-                left -= 1;
-                vendor::decode(&mut decoder, bytes, &mut i);
-                let (read, set) = effect(&i);
-                if left == 0 || i.is_invalid() {
-                    return false;
-                }
-                let jump = i.is_jmp_short_or_near();
-                if !jump && (read & wanted != 0 || i.flow_control() != FlowControl::Next) {
-                    return false;
-                }
-                if !jump {
-                    wanted &= !set;
-                }
-                if jump || wanted == 0 {
-                    break;
-                }
+        let Some((mut bytes, mut decoder)) = self.decoder_at(delta) else { return false };
+        let (mut i, mut wanted, mut mask) = (Instruction::default(), forms::STATUS, 0);
+        for _ in 0..INSTRUCTIONS {
+            vendor::decode(&mut decoder, bytes, &mut i);
+            if i.is_invalid() {
+                return false;
             }
-            mask |= granules(at as u64, decoder.position() as u64);
+            mask |= granules(i.ip().wrapping_sub(self.page), i.len() as u64);
+            if i.is_jmp_short_or_near() {
+                let Some(there) = self.delta(&i).and_then(|to| self.decoder_at(to)) else { return false };
+                (bytes, decoder) = there;
+                continue;
+            }
+            let (read, set) = effect(&i);
+            if read & wanted != 0 || i.flow_control() != FlowControl::Next {
+                return false;
+            }
+            wanted &= !set;
             if wanted == 0 {
                 return self.page_ahead.announced & mask == mask;
             }
-            let Some(next) = self.delta(&i) else { return false };
-            at = next;
         }
         false
     }
 
-    /// What is at `delta` from the page, if edges may rely on it.
-    fn bytes_at(&self, delta: i32) -> Option<&[u8]> {
+    /// What is at `delta` from the page, if edges may rely on it: the bytes, and what decodes them.
+    fn decoder_at(&self, delta: i32) -> Option<(&[u8], Decoder<'_>)> {
         let bytes = self.page_ahead.bytes.get(usize::try_from(delta).ok()?..)?;
-        self.on_page(delta).then(|| &bytes[..bytes.len().min(BYTES)])
+        let bytes = self.on_page(delta).then(|| &bytes[..bytes.len().min(BYTES)])?;
+        let ip = self.page.wrapping_add(delta as u64);
+        Some((bytes, Decoder::with_ip(self.mode.bits(), bytes, ip, DecoderOptions::NONE)))
     }
 
     /// In the tail of a jump: makes [`crate::cpu::Cpu::status`] good.

@@ -289,11 +289,9 @@ impl Compiler<'_> {
     }
     /// The tail of that, where no program's address can be: R14 becomes what leads nowhere.
     pub fn lead_stack_nowhere(&mut self) {
-        // mov dword [faulted], 0, and the other half
-        for half in [0, 4] {
-            self.a.rm(false, &[0xc7], 0, Mem { disp: field!(faulted).disp + half, ..field!(faulted) });
-            self.a.bytes(&[0; 4]);
-        }
+        // mov qword [faulted], 0
+        self.a.rm(true, &[0xc7], 0, field!(faulted));
+        self.a.bytes(&[0; 4]);
         // not r14, which leaves the flags
         self.a.copy(R14, STACK);
         self.a.rr(true, &[0xf7], 2, R14);

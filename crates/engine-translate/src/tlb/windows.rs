@@ -29,7 +29,7 @@ const GUARD: u64 = 1 << (UNIT_BITS - 1);
 const SLOTS: std::ops::Range<u64> = 0x0100_0000_0000..0x2a00_0000_0000;
 
 /// A host address where nothing ever is, nor near it.
-pub const NOWHERE: u64 = SLOTS.start + GUARD;
+pub const NOWHERE: u64 = Slot::origin(0);
 
 /// Windows of a vCPU at the same time.
 const WINDOWS: usize = 8;
@@ -86,11 +86,11 @@ impl Slot {
             Err(_) => None,
         }
     }
-    fn start(n: usize) -> u64 {
+    const fn start(n: usize) -> u64 {
         SLOTS.start + n as u64 * SLOT
     }
     /// Where the first byte of its unit is.
-    fn origin(n: usize) -> u64 {
+    const fn origin(n: usize) -> u64 {
         Self::start(n) + GUARD
     }
 }
@@ -139,11 +139,12 @@ impl Window {
     fn new(root: u64, pcid: u16) -> Self {
         Self { root, pcid, suspected: false, units: Vec::new(), chunks: BTreeMap::new(), pages: 0, used: 0 }
     }
+    fn slot(&self, unit: u32) -> Option<usize> {
+        self.units.iter().find(|(u, _)| *u == unit).map(|(_, slot)| slot.0)
+    }
     /// Where a linear address of one of its units is.
     fn place(&self, linear: u64) -> Option<u64> {
-        let unit = unit_of(linear)?;
-        let (_, slot) = self.units.iter().find(|(u, _)| *u == unit)?;
-        Some(Slot::origin(slot.0) + (linear & ((1 << UNIT_BITS) - 1)))
+        Some(Slot::origin(self.slot(unit_of(linear)?)?) + (linear & ((1 << UNIT_BITS) - 1)))
     }
     /// Everything goes.
     fn clear(&mut self) {
@@ -355,8 +356,7 @@ impl Windows {
     pub fn addend_of(&self, linear: u64) -> u64 {
         let Some(unit) = unit_of(linear) else { return NOWHERE.wrapping_sub(linear) };
         let w = self.current.and_then(|n| self.list.get(n)).filter(|_| self.installed);
-        let slot = w.and_then(|w| w.units.iter().find(|(u, _)| *u == unit));
-        addend(unit, slot.map_or(0, |(_, slot)| slot.0))
+        addend(unit, w.and_then(|w| w.slot(unit)).unwrap_or(0))
     }
 
     /// Whether the current window has to be compared.
