@@ -267,8 +267,13 @@ impl Cpu {
         self.tlb_entries =
             if self.alignment_check { crate::tlb::Tlb::nothing() } else { self.tlb.set(select) };
         self.mode.0 &= !Mode::WINDOWS;
-        if self.tlb.has_window() && select == crate::tlb::USER && self.ready_window() {
-            self.mode.0 |= Mode::WINDOWS;
+        if select == crate::tlb::USER {
+            if self.tlb.left_window() {
+                self.find_window();
+            }
+            if self.tlb.has_window() && self.ready_window() {
+                self.mode.0 |= Mode::WINDOWS;
+            }
         }
     }
 }

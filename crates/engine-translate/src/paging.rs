@@ -256,10 +256,7 @@ impl Cpu {
         } else {
             self.tlb.flush_local();
         }
-        if self.tlb.windows().is_some() {
-            let (root, pcid) = self.address_space();
-            self.tlb.choose_window(root, pcid);
-        }
+        self.find_window();
         self.select_tlb(self.tlb_select);
         Ok(())
     }

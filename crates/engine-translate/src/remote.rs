@@ -2,6 +2,7 @@
 
 use crate::cache::{self, CodeCache};
 use crate::clock::{Clock, Remotes};
+use crate::tlb::windows::Parked;
 use memory::GuestMemory;
 use std::io;
 use std::sync::atomic::{
@@ -184,6 +185,8 @@ pub struct Shared {
     pub memory: Arc<GuestMemory>,
     /// Decoded and translated code.
     pub code: CodeCache,
+    /// Windows that no vCPU is using.
+    pub(crate) windows: Arc<Parked>,
     /// Number of vCPUs the VM was made for.
     pub vcpus: u32,
     remotes: Remotes,
@@ -218,6 +221,7 @@ impl Shared {
         Self {
             memory,
             code,
+            windows: Arc::default(),
             vcpus,
             remotes,
             clock,

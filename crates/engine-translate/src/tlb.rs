@@ -345,6 +345,18 @@ impl Tlb {
     pub fn have_windows(&mut self, windows: impl FnOnce() -> Windows) -> &mut Windows {
         self.windows.get_or_insert_with(|| Box::new(windows()))
     }
+    /// The vCPU does nothing for a time: others may have the window.
+    pub fn park_window(&mut self) {
+        self.uninstall_window();
+        if let Some(w) = &mut self.windows {
+            w.park();
+        }
+    }
+    /// Whether the address space in use may have a window that was parked meanwhile: [`Self::choose_window`] finds it.
+    #[inline]
+    pub fn left_window(&self) -> bool {
+        self.windows.as_ref().is_some_and(|w| w.left())
+    }
     /// Whether the address space in use has a window.
     #[inline]
     pub fn has_window(&self) -> bool {

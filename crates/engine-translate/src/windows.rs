@@ -41,8 +41,10 @@ const DOUBLINGS: u32 = 10;
 const TAKEOVERS: u32 = 3;
 /// Pages around one that faulted that are mapped with it: so many, at a multiple of as many.
 const AROUND: usize = 16;
-/// Pages mapped at most, in a process: Linux grants one 65,530 mappings, and each page may be one. To forget them all takes some 50 ms.
+/// Pages mapped at most, for a vCPU: to forget them all takes some 50 ms.
 const PAGES: usize = 20_000;
+/// The same for all of a VM's: Linux grants a process 65,530 mappings, and each page may be one.
+const ALL_PAGES: usize = 40_000;
 
 /// An address space that was found busy.
 #[derive(Clone, Copy, Default)]
@@ -96,11 +98,8 @@ impl Policy {
 
 impl Cpu {
     /// Lets programs have windows, where the host can.
-    ///
-    /// Not in a VM of several vCPUs: their threads share the host's address space, and wait for each other at every change of it.
     pub(crate) fn allow_windows(&mut self) {
-        self.windows.on = self.shared.vcpus == 1
-            && is_x86_feature_detected!("bmi2")
+        self.windows.on = is_x86_feature_detected!("bmi2")
             && match crate::t1::handle_faults() {
                 Ok(()) => true,
                 Err(e) => {
@@ -108,6 +107,12 @@ impl Cpu {
                     false
                 }
             };
+        if self.windows.on {
+            let s = &self.shared;
+            let pages = PAGES.min(ALL_PAGES / s.vcpus.max(1) as usize);
+            let windows = || Windows::new(s.memory.clone(), s.windows.clone(), self.id, pages);
+            self.tlb.have_windows(windows);
+        }
     }
 
     /// Gives the program that is being executed a window at once, and for good, for tests.
@@ -118,9 +123,16 @@ impl Cpu {
     }
     fn open_window(&mut self) {
         let (root, pcid) = self.address_space();
-        let (memory, id) = (self.shared.memory.clone(), self.id);
-        self.tlb.have_windows(|| Windows::new(memory, id, PAGES)).open(root, pcid);
+        if let Some(windows) = self.tlb.windows() {
+            windows.open(root, pcid);
+        }
         self.select_tlb(self.tlb_select);
+    }
+
+    /// Takes the window of the address space in use, if there is one.
+    pub(crate) fn find_window(&mut self) {
+        let (root, pcid) = self.address_space();
+        self.tlb.choose_window(root, pcid);
     }
 
     /// What is known of the program that is being executed.
@@ -141,6 +153,11 @@ impl Cpu {
             return;
         }
         self.windows.looked = now;
+        if !self.tlb.has_window() {
+            // The vCPU that the program was executed by before may have parked its window since.
+            self.find_window();
+            self.select_tlb(self.tlb_select);
+        }
         let has = self.tlb.has_window();
         let w = self.watched();
         w.busy += 1;
@@ -252,7 +269,7 @@ impl Cpu {
         self.user_pages(linear & !((CHUNK as u64) << 12).wrapping_sub(1), around.clone(), &mut pages);
         let Some((windows, table)) = self.tlb.window_and_table() else { return };
         if !windows.fill(table, linear, around, &pages) {
-            windows.clear(table);
+            windows.make_room(table);
             if let Err(e) = windows.install(table) {
                 log::debug!("vCPU {}: the host gives a window no memory ({e})", self.id);
             }

@@ -26,17 +26,26 @@ fn put(cpu: &Cpu, at: u64, value: u64) {
     poke(cpu, at, &value.to_le_bytes());
 }
 
+mod several;
+
 /// A vCPU at CPL 3 whose address space has a window, and whose code is translated before it's executed.
 fn program(code: &[u8]) -> Cpu {
     let mut cpu = cpu64(code);
+    begin_program(&mut cpu);
+    cpu.give_window();
+    assert!(cpu.mode.0 & Mode::WINDOWS != 0, "it has one");
+    cpu
+}
+/// The same without a window.
+fn begin_program(cpu: &mut Cpu) {
     for (table, linear) in [(TABLES + 0x1000, 0), (TABLES + 0x4000, HIGH)] {
-        put(&cpu, TABLES + (linear >> 39 & 511) * 8, table | ALL);
-        put(&cpu, table + (linear >> 30 & 511) * 8, (table + 0x1000) | ALL);
-        put(&cpu, table + 0x1000 + (linear >> 21 & 511) * 8, (table + 0x2000) | ALL);
+        put(cpu, TABLES + (linear >> 39 & 511) * 8, table | ALL);
+        put(cpu, table + (linear >> 30 & 511) * 8, (table + 0x1000) | ALL);
+        put(cpu, table + 0x1000 + (linear >> 21 & 511) * 8, (table + 0x2000) | ALL);
     }
-    put(&cpu, entry(CODE), CODE | ALL);
-    (0..4).for_each(|n| put(&cpu, entry(LOW + n * 4096), (LOW + n * 4096) | ALL));
-    put(&cpu, entry(HIGH), (LOW + 0x2000) | ALL);
+    put(cpu, entry(CODE), CODE | ALL);
+    (0..4).for_each(|n| put(cpu, entry(LOW + n * 4096), (LOW + n * 4096) | ALL));
+    put(cpu, entry(HIGH), (LOW + 0x2000) | ALL);
     cpu.cr3 = TABLES;
     cpu.cr4 |= Cr4::PAE;
     cpu.cr0 |= Cr0::PG | Cr0::WP;
@@ -47,9 +56,6 @@ fn program(code: &[u8]) -> Cpu {
     cpu.regs[RSP] = LOW + 0x1000;
     cpu.tlb.flush();
     cpu.update_mode();
-    cpu.give_window();
-    assert!(cpu.mode.0 & Mode::WINDOWS != 0, "it has one");
-    cpu
 }
 
 fn windows(cpu: &mut Cpu) -> &mut Windows {
@@ -252,14 +258,18 @@ fn code_behind_a_call_is_what_it_is_at_the_return() {
     ];
     // f: inc dword [rdi]; ret; or f: push [rdi]; inc dword [rsp]; pop [rdi]; ret
     let functions: [&[u8]; 2] = [&[0xff, 0x07, 0xc3], &[0xff, 0x37, 0xff, 0x04, 0x24, 0x8f, 0x07, 0xc3]];
-    for function in functions {
+    for (function, window) in functions.into_iter().flat_map(|f| [(f, true), (f, false)]) {
         for at in [CODE + CALLER.len() as u64, LOW + 0x3000] {
             let mut code = CALLER;
             code[9..13].copy_from_slice(&(at as u32).wrapping_sub(CODE as u32 + 13).to_le_bytes());
             let mut cpu = program(&code);
             poke(&cpu, at, function);
+            if !window {
+                cpu.tlb.close_windows();
+            }
             put(&cpu, entry(LOW + 0x1000), CODE | ALL);
             cpu.load_cr3(TABLES).unwrap();
+            assert_eq!(cpu.mode.0 & Mode::WINDOWS != 0, window);
             for n in 1..50u64 {
                 // The last of the calls: by the page's own address, and by another.
                 cpu.regs[RSI] = if n % 2 == 0 { CODE } else { LOW + 0x1000 } + 14;
@@ -556,7 +566,7 @@ fn a_window_without_room_is_emptied_and_goes_on() {
     cpu.tlb.uninstall_window();
     let memory = cpu.shared.memory.clone();
     let (root, pcid) = cpu.address_space();
-    let mut small = Windows::new(memory, 0, 16);
+    let mut small = Windows::new(memory, cpu.shared.windows.clone(), 0, 16);
     small.open(root, pcid);
     cpu.tlb.put_windows(Box::new(small));
     cpu.update_mode();

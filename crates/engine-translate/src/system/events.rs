@@ -157,6 +157,7 @@ impl Cpu {
         // It wakes by itself.
         self.shared.set_deadline(&self.remote, u64::MAX);
         self.park();
+        self.tlb.park_window();
         self.remote.leave();
         self.remote.sleep(limit, self.shared.vcpus > 1);
         self.remote.enter();

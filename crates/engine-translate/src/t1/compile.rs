@@ -113,6 +113,8 @@ pub struct Site {
     pub exact_flags: bool,
     /// The granules of its page that are announced as code.
     pub announced: u64,
+    /// Only one vCPU executes the code.
+    pub alone: bool,
 }
 
 /// Translates blocks, which go on to each other, to be put at `room`. `None` if they can't be.
@@ -126,7 +128,7 @@ pub fn compile(
     shared: SharedCode,
     kit: &mut Kit,
 ) -> Option<Made> {
-    let Site { mode, rip, linear, bound, exact_flags, announced } = site;
+    let Site { mode, rip, linear, bound, exact_flags, announced, alone } = site;
     let block = *blocks.first()?;
     let [first, second] = block.generations();
     let (counter, generation) = first?;
@@ -167,7 +169,7 @@ pub fn compile(
 
     let mut a = std::mem::take(asm);
     a.clear();
-    a.alone = mode.0 & Mode::WINDOWS != 0;
+    a.alone = alone;
     let mut first = 0;
     let part = |b: &&Block| {
         let count = b.ops.len();

@@ -241,12 +241,8 @@ impl Compiler<'_> {
         if next >= PAGE_SIZE as i32 {
             return self.far_jump(self.shared.lookup);
         }
-        if self.windows {
-            // Only this vCPU executes it, and drops what it foresaw when it changes code.
-            self.enter_unchanged_page(None);
-        } else {
-            self.enter_page(None);
-        }
+        // A vCPU that changes code drops what it foresaw; one that is told that another did leaves the chain.
+        self.enter_unchanged_page(None);
         self.edge(next);
     }
 

@@ -65,8 +65,8 @@ pub(super) extern "sysv64" fn run_op(cpu: *mut Cpu, number: u32, block: *const B
     if delivered {
         return DELIVERED;
     }
-    // Within a page blocks follow each other unchecked; what leaves it compares the guard.
-    // Returns that are foreseen in code with a window don't look whether their page has changed.
+    // Within a page blocks follow each other unchecked; what leaves it compares the guard. Returns that are foreseen don't look whether
+    // their page has changed.
     let moved = std::mem::take(&mut cpu.t1.code_changed) || cpu.t1.guard != before;
     if op.flow == Flow::Next && (moved || cpu.remote.pending.load(Relaxed) != 0) {
         cpu.regs[RIP] = cpu.next_rip(op);
@@ -187,6 +187,7 @@ impl Cpu {
             bound,
             exact_flags: self.t1.exact_flags,
             announced: self.announced(block.pages[0]),
+            alone: self.mode.0 & Mode::WINDOWS != 0 && self.shared.vcpus == 1,
         };
         let memory = &self.shared.memory;
         let counting = self.t1.counting;

@@ -9,27 +9,27 @@
 //!
 //! What drops entries of the soft TLB drops pages here too, or has the window *suspected*: it is compared with the page tables before it is
 //! used again, since most is as it was.
+//!
+//! One vCPU at a time uses a window. Those that none uses are [`Parked`], where a program finds its own when it goes on elsewhere.
 
-use super::table::{Table, USER_UNITS};
+mod parked;
+mod slot;
+mod window;
+
+pub use parked::Parked;
+pub use slot::{NOWHERE, UNIT_BITS};
+pub use window::Compared;
+
+use super::table::Table;
 use address::{GuestPhys, PAGE_SIZE};
+use memory::tracking::PageState;
 use memory::{GuestMemory, Kind};
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
-use std::collections::BTreeMap;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use slot::{Slot, addend, nowhere, unit_of};
 use std::ffi::c_void;
 use std::io;
-use std::sync::{Arc, Mutex};
-
-/// Bits of an address within its unit.
-pub const UNIT_BITS: u32 = 32;
-/// Host addresses of a slot: its unit's, and as many around them where nothing is.
-const SLOT: u64 = 2 << UNIT_BITS;
-const GUARD: u64 = 1 << (UNIT_BITS - 1);
-/// Where slots are. Linux puts nothing there by itself: it looks for room from the stack downwards, or, where a process wants
-/// that, from 2A'AAAA'A000h upwards; and programs lie at 5555'5555'5000h and above, or below the first of these.
-const SLOTS: std::ops::Range<u64> = 0x0100_0000_0000..0x2a00_0000_0000;
-
-/// A host address where nothing ever is, nor near it.
-pub const NOWHERE: u64 = Slot::origin(0);
+use std::sync::Arc;
+use window::Window;
 
 /// Windows of a vCPU at the same time.
 const WINDOWS: usize = 8;
@@ -49,198 +49,15 @@ pub const WRITABLE: u64 = 2;
 pub const LARGE: u64 = 4;
 const FRAME: u64 = !0xfff;
 
-/// Slots of this process in use.
-static USED: Mutex<Vec<bool>> = Mutex::new(Vec::new());
-
-/// A slot of host addresses.
-struct Slot(usize);
-
-impl Slot {
-    /// `None` where all are in use, or something lies there.
-    fn take() -> Option<Self> {
-        let mut used = USED.lock().unwrap_or_else(|e| e.into_inner());
-        // The first one stays empty.
-        if used.is_empty() {
-            used.push(true);
-        }
-        let n = match used.iter().position(|u| !u) {
-            Some(n) => n,
-            None => {
-                let n = used.len();
-                (Self::start(n) + SLOT <= SLOTS.end).then(|| used.push(true))?;
-                n
-            }
-        };
-        let kind = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
-        let at = Self::start(n) as *mut c_void;
-        // SAFETY: nothing that is there is replaced; older kernels may give another place, which is new.
-        let got = unsafe { mmap_anonymous(at, SLOT as usize, ProtFlags::empty(), kind) };
-        used[n] = true;
-        match got {
-            Ok(p) => {
-                // SAFETY: what was just mapped.
-                let _ = unsafe { munmap(p, SLOT as usize) };
-                (p == at).then_some(Self(n))
-            }
-            // It stays in use: by somebody else.
-            Err(_) => None,
-        }
-    }
-    const fn start(n: usize) -> u64 {
-        SLOTS.start + n as u64 * SLOT
-    }
-    /// Where the first byte of its unit is.
-    const fn origin(n: usize) -> u64 {
-        Self::start(n) + GUARD
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        // SAFETY: what is there was mapped by the window whose slot this was.
-        let _ = unsafe { munmap(Self::start(self.0) as *mut c_void, SLOT as usize) };
-        if let Some(used) = USED.lock().unwrap_or_else(|e| e.into_inner()).get_mut(self.0) {
-            *used = false;
-        }
-    }
-}
-
-/// What is added to addresses of a unit to get to the slot that they lead to.
-fn addend(unit: u32, slot: usize) -> u64 {
-    Slot::origin(slot).wrapping_sub((unit as u64) << UNIT_BITS)
-}
-/// The same for a unit that has no slot.
-fn nowhere(unit: u32) -> u64 {
-    addend(unit, 0)
-}
-
-fn unit_of(linear: u64) -> Option<u32> {
-    u32::try_from(linear >> UNIT_BITS).ok().filter(|u| *u < USER_UNITS)
-}
-
-/// Of a stretch of 2 MiB, the pages' guest-physical addresses with [`MAPPED`] and [`WRITABLE`], or 0.
-type Chunk = Box<[u64; CHUNK]>;
-
-/// See the module.
-struct Window {
-    /// The address space: CR3's address, and the process-context identifier it was last used with.
-    root: u64,
-    pcid: u16,
-    /// Whether it has to be compared with the page tables.
-    suspected: bool,
-    units: Vec<(u32, Slot)>,
-    chunks: BTreeMap<u64, Chunk>,
-    /// Pages mapped at most: each may cost the host a mapping of its own, of which there are not many.
-    pages: usize,
-    used: u64,
-}
-
-impl Window {
-    fn new(root: u64, pcid: u16) -> Self {
-        Self { root, pcid, suspected: false, units: Vec::new(), chunks: BTreeMap::new(), pages: 0, used: 0 }
-    }
-    fn slot(&self, unit: u32) -> Option<usize> {
-        self.units.iter().find(|(u, _)| *u == unit).map(|(_, slot)| slot.0)
-    }
-    /// Where a linear address of one of its units is.
-    fn place(&self, linear: u64) -> Option<u64> {
-        Some(Slot::origin(self.slot(unit_of(linear)?)?) + (linear & ((1 << UNIT_BITS) - 1)))
-    }
-    /// Everything goes.
-    fn clear(&mut self) {
-        self.units.clear();
-        self.chunks.clear();
-        (self.pages, self.suspected) = (0, false);
-    }
-    /// Has the host forget `count` pages.
-    fn unmap(&self, linear: u64, count: usize) {
-        if let Some(at) = self.place(linear) {
-            // SAFETY: pages of this window's own slot.
-            let _ = unsafe { munmap(at as *mut c_void, count * PAGE_SIZE as usize) };
-        }
-    }
-    /// Stores to `count` pages fault from now on.
-    fn write_protect(&self, linear: u64, count: usize) {
-        if let Some(at) = self.place(linear) {
-            // SAFETY: pages of this window's own slot, which Rust has no reference to.
-            let done =
-                unsafe { mprotect(at as *mut c_void, count * PAGE_SIZE as usize, MprotectFlags::READ) };
-            if done.is_err() {
-                self.unmap(linear, count);
-            }
-        }
-    }
-    fn drop_page(&mut self, linear: u64) {
-        let Some(chunk) = self.chunks.get_mut(&(linear >> CHUNK_BITS)) else { return };
-        if chunk.iter().any(|page| page & LARGE != 0) {
-            // All of it goes with one of its parts.
-            self.pages -= chunk.iter().filter(|page| **page != 0).count();
-            self.chunks.remove(&(linear >> CHUNK_BITS));
-            self.unmap(linear & !((1 << CHUNK_BITS) - 1), CHUNK);
-            return;
-        }
-        let page = &mut chunk[(linear >> 12) as usize % CHUNK];
-        if std::mem::take(page) != 0 {
-            self.pages -= 1;
-            self.unmap(linear & FRAME, 1);
-        }
-    }
-    /// Compares a stretch with what its pages are now; forgets what differs.
-    fn compare(&mut self, key: u64, now: &[u64; CHUNK]) -> Compared {
-        let mut result = Compared::default();
-        let Some(mut chunk) = self.chunks.remove(&key) else { return result };
-        // The host is told of those in a row at once.
-        let mut row = 0..0;
-        let mut gone = false;
-        let mut tell = |w: &Self, row: &std::ops::Range<usize>, gone: bool| {
-            let linear = key << CHUNK_BITS | (row.start as u64) << 12;
-            match row.len() {
-                0 => return,
-                n if gone => w.unmap(linear, n),
-                n => w.write_protect(linear, n),
-            }
-            result.told += 1;
-        };
-        for (n, (was, is)) in chunk.iter_mut().zip(now).enumerate().filter(|(_, (was, _))| **was != 0) {
-            let same = (*was ^ is) & FRAME == 0 && is & MAPPED != 0;
-            // It may have become part of a large page, or be one's no more.
-            let new = if same { *was & (is | !WRITABLE) & !LARGE | is & LARGE } else { 0 };
-            result.kept += same as usize;
-            if (new ^ std::mem::replace(was, new)) & !LARGE == 0 {
-                continue;
-            }
-            result.dropped += !same as usize;
-            if row.end != n || gone == same {
-                tell(self, &row, gone);
-                row = n..n;
-            }
-            (row.end, gone) = (n + 1, !same);
-        }
-        tell(self, &row, gone);
-        self.pages -= result.dropped;
-        if result.kept > 0 {
-            self.chunks.insert(key, chunk);
-        }
-        result
-    }
-}
-
-/// What became of pages that were compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Compared {
-    pub kept: usize,
-    pub dropped: usize,
-    /// Calls of the host's.
-    told: u64,
-}
-
-/// All windows of one vCPU.
+/// The windows of one vCPU: the one that is in use, and those of the VM's parked ones that it used last.
 pub struct Windows {
     memory: Arc<GuestMemory>,
+    parked: Arc<Parked>,
     /// The vCPU's number, for pages' writers.
     id: u32,
-    list: Vec<Window>,
-    current: Option<usize>,
+    current: Option<Window>,
+    /// The current one was parked for the time that the vCPU does nothing.
+    left: bool,
     /// Whether the table in use leads to the current one.
     installed: bool,
     uses: u64,
@@ -260,20 +77,32 @@ fn bit(page: u64) -> (usize, u64) {
     super::bit(page >> 12, WRITTEN)
 }
 
+/// Has the frame's stores allowed by some page.
+fn note(written: &mut [u64; WRITTEN / 64], page: u64) {
+    let (word, bit) = bit(page);
+    written[word] |= bit;
+}
+
+/// Whether vCPU `id` may store to a page without a note. Only one who is known to do that may, from before a last look at whether there is code.
+fn may_write(page: &PageState, id: u32) -> bool {
+    page.add_writer(id);
+    !page.has_code()
+}
+
 impl Windows {
     /// Of vCPU `id`, with at most `limit` pages mapped at the same time.
-    pub fn new(memory: Arc<GuestMemory>, id: u32, limit: usize) -> Self {
-        let written = Box::new([0; WRITTEN / 64]);
+    pub fn new(memory: Arc<GuestMemory>, parked: Arc<Parked>, id: u32, limit: usize) -> Self {
         Self {
             memory,
+            parked,
             id,
-            list: Vec::new(),
             current: None,
+            left: false,
             installed: false,
             uses: 0,
             limit,
-            written,
             mappings: 0,
+            written: Box::new([0; WRITTEN / 64]),
         }
     }
 
@@ -282,46 +111,57 @@ impl Windows {
     pub fn has_current(&self) -> bool {
         self.current.is_some()
     }
-    fn current(&mut self) -> Option<&mut Window> {
-        self.current.and_then(|n| self.list.get_mut(n))
+    /// Whether it may have one that was parked meanwhile: [`Self::choose`] finds it.
+    #[inline]
+    pub fn left(&self) -> bool {
+        self.left
     }
-    /// The address space of `root` gets a window, and is the one in use.
+    /// The address space of `root`, which has none, gets a window, and is the one in use.
     pub fn open(&mut self, root: u64, pcid: u16) {
-        if self.list.len() >= WINDOWS
-            && let Some(oldest) = self.list.iter().enumerate().min_by_key(|(_, w)| w.used).map(|(n, _)| n)
-        {
-            self.list.swap_remove(oldest);
+        let before = self.current.replace(Window::new(root, pcid, self.id, self.uses));
+        self.left = false;
+        self.parked.put(before);
+        if self.parked.count(self.id) >= WINDOWS {
+            drop(self.parked.take_oldest(self.id));
         }
-        self.uses += 1;
-        self.list.push(Window { used: self.uses, ..Window::new(root, pcid) });
-        self.current = Some(self.list.len() - 1);
     }
     /// The current address space has no window from now on; its table has to be told before ([`Self::uninstall`]).
     pub fn close(&mut self) {
-        if let Some(n) = self.current.take() {
-            self.list.swap_remove(n);
-        }
+        self.current = None;
     }
     /// All windows go, as [`Self::close`] says.
     pub fn close_all(&mut self) {
         self.current = None;
-        self.list.clear();
+        while self.parked.take_oldest(self.id).is_some() {}
     }
-    /// Another address space is in use. After [`Self::uninstall`].
+    /// Another address space is in use, or the same again. After [`Self::uninstall`].
     pub fn choose(&mut self, root: u64, pcid: u16) {
-        self.uses += 1;
-        self.current = self.list.iter().position(|w| w.root == root);
-        let uses = self.uses;
-        if let Some(w) = self.current() {
-            // What was dropped of the one identifier was not of the other.
-            w.suspected |= w.pcid != pcid;
-            (w.pcid, w.used) = (pcid, uses);
+        self.left = false;
+        if self.current.as_ref().is_none_or(|w| w.root != root) {
+            self.current = self.parked.exchange(self.current.take(), root, self.id);
         }
+        self.uses += 1;
+        let (id, uses) = (self.id, self.uses);
+        if let Some(w) = &mut self.current {
+            // What was dropped of the one identifier was not of the other, nor what one vCPU drops of others'.
+            w.suspected |= w.pcid != pcid || w.owner != id;
+            (w.pcid, w.owner, w.used) = (pcid, id, uses);
+        }
+    }
+    /// The vCPU does nothing for a time: another may have the current window. After [`Self::uninstall`].
+    pub fn park(&mut self) {
+        self.left |= self.current.is_some();
+        self.parked.put(self.current.take());
+    }
+    /// For the current window, and those that this vCPU used last.
+    fn each(&mut self, mut f: impl FnMut(&mut Window)) {
+        self.current.iter_mut().for_each(&mut f);
+        self.parked.each(self.id, f);
     }
     /// Windows are to be compared with the page tables before they are used again. After [`Self::uninstall`], if the current one may
     /// be among them.
     fn suspect(&mut self, which: impl Fn(&Window) -> bool) {
-        self.list.iter_mut().filter(|w| which(w)).for_each(|w| w.suspected = true);
+        self.each(|w| w.suspected |= which(w));
     }
     pub fn suspect_all(&mut self) {
         self.suspect(|_| true);
@@ -335,7 +175,7 @@ impl Windows {
         if !std::mem::take(&mut self.installed) {
             return;
         }
-        if let (Some(t), Some(w)) = (table, self.current()) {
+        if let (Some(t), Some(w)) = (table, &self.current) {
             w.units.iter().for_each(|(unit, _)| t.put_unit(*unit, nowhere(*unit)));
         }
     }
@@ -345,7 +185,7 @@ impl Windows {
             return Ok(());
         }
         table.have_units(nowhere)?;
-        if let Some(w) = self.current() {
+        if let Some(w) = &self.current {
             w.units.iter().for_each(|(unit, slot)| table.put_unit(*unit, addend(*unit, slot.0)));
             self.installed = true;
         }
@@ -355,28 +195,31 @@ impl Windows {
     /// What is added to a linear address, and to those near it, while the current window is installed.
     pub fn addend_of(&self, linear: u64) -> u64 {
         let Some(unit) = unit_of(linear) else { return NOWHERE.wrapping_sub(linear) };
-        let w = self.current.and_then(|n| self.list.get(n)).filter(|_| self.installed);
+        let w = self.current.as_ref().filter(|_| self.installed);
         addend(unit, w.and_then(|w| w.slot(unit)).unwrap_or(0))
     }
 
     /// Whether the current window has to be compared.
     pub fn suspected(&self) -> bool {
-        self.current.and_then(|n| self.list.get(n)).is_some_and(|w| w.suspected)
+        self.current.as_ref().is_some_and(|w| w.suspected)
     }
     /// Compares the current window with the page tables: `now` says what the pages of a stretch of 2 MiB are, as [`Self::fill`] gets it.
     pub fn compare(&mut self, mut now: impl FnMut(u64, &mut [u64; CHUNK])) -> Compared {
         let mut all = Compared::default();
-        let Self { memory, list, current, .. } = self;
-        let Some(w) = current.and_then(|n| list.get_mut(n)) else { return all };
+        let Self { memory, id, written, .. } = self;
+        let Some(w) = &mut self.current else { return all };
         let keys: Vec<u64> = w.chunks.keys().copied().collect();
         let mut pages = [0; CHUNK];
         for key in keys {
             pages.fill(0);
             now(key << CHUNK_BITS, &mut pages);
-            // It may be that it was asked for stores to a page to be noted, and everything was dropped instead.
-            for page in pages.iter_mut().filter(|page| **page & WRITABLE != 0) {
-                if memory.page_at(GuestPhys(*page & FRAME)).is_none_or(|p| p.has_code()) {
-                    *page &= !WRITABLE;
+            // It may be that it was asked for stores to a page to be noted, and everything was dropped instead, or that somebody else
+            // was asked, who used the window then.
+            let was = w.chunks.get(&key).map_or(&[][..], |chunk| &chunk[..]);
+            for (page, _) in pages.iter_mut().zip(was).filter(|(page, was)| **page & **was & WRITABLE != 0) {
+                match memory.page_at(GuestPhys(*page & FRAME)) {
+                    Some(state) if may_write(state, *id) => note(written, *page),
+                    _ => *page &= !WRITABLE,
                 }
             }
             let one = w.compare(key, &pages);
@@ -399,10 +242,9 @@ impl Windows {
         around: std::ops::Range<usize>,
         now: &[u64; CHUNK],
     ) -> bool {
-        let total: usize = self.list.iter().map(|w| w.pages).sum();
-        let Some(n) = self.current else { return true };
-        let Self { memory, list, installed, id, written, mappings, .. } = self;
-        let w = &mut list[n];
+        let total = self.pages();
+        let Self { memory, installed, id, written, mappings, .. } = self;
+        let Some(w) = &mut self.current else { return true };
         let Some(unit) = unit_of(linear) else { return true };
         if now[(linear >> 12) as usize % CHUNK] & MAPPED == 0 {
             return true;
@@ -433,15 +275,10 @@ impl Windows {
             };
             let offset = (is & FRAME) - region.base().0;
             let state = |offset: u64| region.page((offset / PAGE_SIZE) as usize);
-            // Stores need no note only by one who is known to make them, from before a last look at whether there is code.
-            let access = |page: u64, offset: u64| {
-                if page & WRITABLE != 0 {
-                    state(offset).add_writer(*id);
-                    if state(offset).has_code() {
-                        return page & !WRITABLE;
-                    }
-                }
-                page
+            let access = |page: u64, offset: u64| match page & WRITABLE {
+                0 => page,
+                _ if may_write(state(offset), *id) => page,
+                _ => page & !WRITABLE,
             };
             let first = access(is, offset);
             if was == first {
@@ -475,8 +312,7 @@ impl Windows {
                         let page = (now[n + k] & !WRITABLE) | first & WRITABLE;
                         chunk[n + k] = page;
                         if page & WRITABLE != 0 {
-                            let (word, bit) = bit(page);
-                            written[word] |= bit;
+                            note(written, page);
                         }
                     }
                     w.pages += if was == 0 { len } else { 0 };
@@ -497,19 +333,18 @@ impl Windows {
     /// The linear address that an access to a host address meant, in the current window or where no unit leads; of the latter only
     /// the bits within the unit are known, and `tag` gives the whole of it.
     pub fn linear_of(&self, host: u64, tag: impl Fn(u64) -> u64) -> Option<u64> {
-        let slot = usize::try_from(host.checked_sub(SLOTS.start)? / SLOT).ok()?;
+        let slot = Slot::number(host)?;
         let within = host.wrapping_sub(Slot::origin(slot));
         if slot == 0 {
             return Some(tag(within & ((1 << UNIT_BITS) - 1)));
         }
-        let w = self.list.get(self.current?)?;
-        let (unit, _) = w.units.iter().find(|(_, s)| s.0 == slot)?;
+        let (unit, _) = self.current.as_ref()?.units.iter().find(|(_, s)| s.0 == slot)?;
         Some(((*unit as u64) << UNIT_BITS).wrapping_add(within))
     }
 
     /// Drops one page of all windows.
     pub fn drop_page(&mut self, linear: u64) {
-        self.list.iter_mut().for_each(|w| w.drop_page(linear));
+        self.each(|w| w.drop_page(linear));
     }
     /// Makes stores to a page of guest memory fault, in all windows.
     pub fn forbid_writes(&mut self, host: u64) {
@@ -527,8 +362,9 @@ impl Windows {
             return;
         }
         // Having to look at all pages, it finds out which bits still stand for one.
-        self.written.fill(0);
-        for w in &mut self.list {
+        let mut written = std::mem::replace(&mut self.written, Box::new([0; WRITTEN / 64]));
+        written.fill(0);
+        self.each(|w| {
             let mut found = Vec::new();
             for (key, chunk) in &mut w.chunks {
                 for (n, page) in chunk.iter_mut().enumerate().filter(|(_, page)| **page & WRITABLE != 0) {
@@ -536,18 +372,22 @@ impl Windows {
                         *page &= !WRITABLE;
                         found.push(key << CHUNK_BITS | (n as u64) << 12);
                     } else {
-                        let (word, bit) = bit(*page);
-                        self.written[word] |= bit;
+                        note(&mut written, *page);
                     }
                 }
             }
             found.into_iter().for_each(|linear| w.write_protect(linear, 1));
-        }
+        });
+        self.written = written;
     }
-    /// Empties the current window, which stays.
-    pub fn clear(&mut self, table: &mut Table) {
+    /// Makes room for pages of the current window, which stays: drops the one that was used longest ago, or empties it.
+    pub fn make_room(&mut self, table: &mut Table) {
+        let alone = self.current.as_ref().is_some_and(|w| w.chunks.len() >= MAX_CHUNKS);
+        if !alone && self.parked.take_oldest(self.id).is_some() {
+            return;
+        }
         self.uninstall(Some(table));
-        if let Some(w) = self.current() {
+        if let Some(w) = &mut self.current {
             w.clear();
         }
     }
@@ -557,10 +397,12 @@ impl Windows {
     }
     /// Stretches of 2 MiB that the current window has.
     pub fn stretches(&mut self) -> u64 {
-        self.current().map_or(0, |w| w.chunks.len() as u64)
+        self.current.as_ref().map_or(0, |w| w.chunks.len() as u64)
     }
     /// Pages mapped.
-    pub fn pages(&self) -> usize {
-        self.list.iter().map(|w| w.pages).sum()
+    pub fn pages(&mut self) -> usize {
+        let mut total = 0;
+        self.each(|w| total += w.pages);
+        total
     }
 }
