@@ -228,7 +228,8 @@ impl Cpu {
 
     fn compare_window(&mut self) -> Compared {
         let Some(mut windows) = self.tlb.take_windows() else { return Compared::default() };
-        let done = windows.compare(|linear, pages| self.user_pages(linear, 0..CHUNK, pages));
+        let done =
+            windows.compare(!self.windows.forced, |linear, pages| self.user_pages(linear, 0..CHUNK, pages));
         self.tlb.put_windows(windows);
         done
     }

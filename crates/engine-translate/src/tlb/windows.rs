@@ -29,7 +29,7 @@ use slot::{Slot, addend, nowhere, unit_of};
 use std::ffi::c_void;
 use std::io;
 use std::sync::Arc;
-use window::Window;
+use window::{Rows, Window};
 
 /// Windows of a vCPU at the same time.
 const WINDOWS: usize = 8;
@@ -204,12 +204,15 @@ impl Windows {
         self.current.as_ref().is_some_and(|w| w.suspected)
     }
     /// Compares the current window with the page tables: `now` says what the pages of a stretch of 2 MiB are, as [`Self::fill`] gets it.
-    pub fn compare(&mut self, mut now: impl FnMut(u64, &mut [u64; CHUNK])) -> Compared {
+    ///
+    /// With `give_up`, nothing else happens where most of the pages are others: the window, which stays suspected, is to be closed.
+    pub fn compare(&mut self, give_up: bool, mut now: impl FnMut(u64, &mut [u64; CHUNK])) -> Compared {
         let mut all = Compared::default();
         let Self { memory, id, written, .. } = self;
         let Some(w) = &mut self.current else { return all };
         let keys: Vec<u64> = w.chunks.keys().copied().collect();
         let mut pages = [0; CHUNK];
+        let mut rows = Rows::default();
         for key in keys {
             pages.fill(0);
             now(key << CHUNK_BITS, &mut pages);
@@ -222,13 +225,15 @@ impl Windows {
                     _ => *page &= !WRITABLE,
                 }
             }
-            let one = w.compare(key, &pages);
+            let one = w.compare(key, &pages, &mut rows);
             all.kept += one.kept;
             all.dropped += one.dropped;
-            all.told += one.told;
         }
-        w.suspected = false;
-        self.mappings += all.told;
+        if !give_up || all.dropped <= all.kept {
+            w.tell(&rows);
+            w.suspected = false;
+            self.mappings += rows.calls();
+        }
         all
     }
 

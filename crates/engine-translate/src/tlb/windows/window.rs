@@ -78,43 +78,68 @@ impl Window {
             self.unmap(linear & FRAME, 1);
         }
     }
-    /// Compares a stretch with what its pages are now; forgets what differs.
-    pub fn compare(&mut self, key: u64, now: &[u64; CHUNK]) -> Compared {
+    /// Compares a stretch with what its pages are now; forgets what differs. The host is to be told `rows`.
+    pub fn compare(&mut self, key: u64, now: &[u64; CHUNK], rows: &mut Rows) -> Compared {
         let mut result = Compared::default();
         let Some(mut chunk) = self.chunks.remove(&key) else { return result };
-        // The host is told of those in a row at once.
-        let mut row = 0..0;
-        let mut gone = false;
-        let mut tell = |w: &Self, row: &std::ops::Range<usize>, gone: bool| {
-            let linear = key << CHUNK_BITS | (row.start as u64) << 12;
-            match row.len() {
-                0 => return,
-                n if gone => w.unmap(linear, n),
-                n => w.write_protect(linear, n),
-            }
-            result.told += 1;
-        };
         for (n, (was, is)) in chunk.iter_mut().zip(now).enumerate().filter(|(_, (was, _))| **was != 0) {
             let same = (*was ^ is) & FRAME == 0 && is & MAPPED != 0;
             // It may have become part of a large page, or be one's no more.
             let new = if same { *was & (is | !WRITABLE) & !LARGE | is & LARGE } else { 0 };
-            result.kept += same as usize;
-            if (new ^ std::mem::replace(was, new)) & !LARGE == 0 {
-                continue;
-            }
-            result.dropped += !same as usize;
-            if row.end != n || gone == same {
-                tell(self, &row, gone);
-                row = n..n;
-            }
-            (row.end, gone) = (n + 1, !same);
+            let changed = (new ^ std::mem::replace(was, new)) & !LARGE != 0;
+            rows.add(key << (CHUNK_BITS - 12) | n as u64, !same, changed);
+            *(if same { &mut result.kept } else { &mut result.dropped }) += 1;
         }
-        tell(self, &row, gone);
         self.pages -= result.dropped;
         if result.kept > 0 {
             self.chunks.insert(key, chunk);
         }
         result
+    }
+    /// Tells the host.
+    pub fn tell(&self, rows: &Rows) {
+        for Row { first, pages, gone } in &rows.list {
+            match gone {
+                true => self.unmap(first << 12, *pages as usize),
+                false => self.write_protect(first << 12, *pages as usize),
+            }
+        }
+    }
+}
+
+/// Pages that the host is to be told of at once.
+struct Row {
+    first: u64,
+    pages: u64,
+    /// Or they only lose the right to be stored to.
+    gone: bool,
+}
+
+/// What the host is to be told of pages, which are added in their order.
+#[derive(Default)]
+pub struct Rows {
+    list: Vec<Row>,
+    /// A page that stays lies behind the last.
+    ended: bool,
+}
+
+impl Rows {
+    fn add(&mut self, page: u64, gone: bool, changed: bool) {
+        let last = self.list.last_mut().filter(|row| changed && row.gone == gone);
+        match last {
+            // Nothing lies in between, if they are in the same slot.
+            Some(row) if gone && !self.ended && (row.first ^ page) << 12 >> UNIT_BITS == 0 => {
+                row.pages = page + 1 - row.first;
+            }
+            Some(row) if !gone && row.first + row.pages == page => row.pages += 1,
+            _ if changed => self.list.push(Row { first: page, pages: 1, gone }),
+            _ => {}
+        }
+        self.ended = !gone;
+    }
+    /// Calls of the host's.
+    pub fn calls(&self) -> u64 {
+        self.list.len() as u64
     }
 }
 
@@ -123,6 +148,4 @@ impl Window {
 pub struct Compared {
     pub kept: usize,
     pub dropped: usize,
-    /// Calls of the host's.
-    pub told: u64,
 }
