@@ -103,13 +103,13 @@ pub struct Memory {
     pub after_rows: Option<u64>,
 }
 
-/// The time of one compilation with one processor and with two, in seconds.
+/// The time of one compilation with one processor and with two, in seconds: medians.
 #[derive(Serialize)]
 pub struct Make {
     pub auberge_one: f64,
     pub auberge_two: f64,
     pub auberge_speed_up: f64,
-    /// One job in the VM of two processors: what two jobs gain there. A VM of one processor may be faster than that, having windows.
+    /// One job in the VM of two processors: what two jobs gain there.
     pub auberge_one_of_two: f64,
     pub auberge_jobs_speed_up: f64,
     pub native_one: f64,

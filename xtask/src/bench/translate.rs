@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
     let rounds = rounds(&places, &chosen, args.runs, &ends)?;
     let (rows, mut problems) = report::rows(&chosen.rows, &rounds, args.clock);
-    let make = chosen.make.then(|| make(&places, &mut problems, &ends)).transpose()?;
+    let make = chosen.make.then(|| make(&places, args.runs, &mut problems, &ends)).transpose()?;
     let report = Report {
         bench: "translate",
         machine: host::processor(),
@@ -111,8 +111,8 @@ fn boots(places: &Places, chosen: &Chosen, runs: u32, ends: &Ends) -> Result<Vec
         .collect()
 }
 
-/// One compilation with one processor, and the same with two.
-fn make(places: &Places, problems: &mut Vec<String>, ends: &Ends) -> Result<Make> {
+/// One compilation with one processor, and the same with two, in turns.
+fn make(places: &Places, runs: u32, problems: &mut Vec<String>, ends: &Ends) -> Result<Make> {
     let [one, two] = rows::MAKE_JOBS;
     let mut results = Vec::new();
     let mut seconds = |session: &Session, row: &str| -> Result<f64> {
@@ -122,14 +122,22 @@ fn make(places: &Places, problems: &mut Vec<String>, ends: &Ends) -> Result<Make
         results.push(measured.sample.checksum.clone());
         Ok(measured.sample.best as f64 / 1e9)
     };
-    let native = places.native(&[one, two], ends)?;
-    let (native_one, native_two) = (seconds(&native, one)?, seconds(&native, two)?);
-    let auberge_one = seconds(&places.auberge(&[one], 1, ends)?, one).context("Auberge, one processor")?;
-    let mut of_two = |row| seconds(&places.auberge(&[row], 2, ends)?, row).context("Auberge, two processors");
-    let (auberge_one_of_two, auberge_two) = (of_two(one)?, of_two(two)?);
+    let mut times: [Vec<f64>; 5] = Default::default();
+    for _ in 0..runs {
+        let native = places.native(&[one, two], ends)?;
+        let mut auberge = |row, processors| -> Result<f64> {
+            let session = places.auberge(&[row], processors, ends)?;
+            seconds(&session, row).with_context(|| format!("Auberge, {processors} processor(s)"))
+        };
+        let [a, b, c] = [auberge(one, 1)?, auberge(one, 2)?, auberge(two, 2)?];
+        let all = [seconds(&native, one)?, seconds(&native, two)?, a, b, c];
+        times.iter_mut().zip(all).for_each(|(times, time)| times.push(time));
+    }
     if results.windows(2).any(|pair| pair[0] != pair[1]) {
         problems.push(format!("make has different results: {}", results.join(", ")));
     }
+    let [native_one, native_two, auberge_one, auberge_one_of_two, auberge_two] =
+        times.map(|times| median(&times));
     Ok(Make {
         auberge_one,
         auberge_two,

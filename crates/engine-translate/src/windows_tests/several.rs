@@ -182,3 +182,50 @@ fn page_becomes_code_under_a_window_that_changed_hands() {
     b.go_idle();
     assert_eq!(execute(&mut a), 3);
 }
+
+/// Every set of pages that change, the others staying mapped.
+#[test]
+fn comparison_drops_what_changed_and_keeps_the_rest() {
+    let [mut a, _] = two(LOAD);
+    let pages = [LOW, LOW + 0x1000, LOW + 0x2000, LOW + 0x3000, HIGH];
+    let other = 0x60000;
+    put(&a, other, 99);
+    let frame = |n: usize| if n == 4 { LOW + 0x2000 } else { pages[n] };
+    (0..4).for_each(|n| put(&a, pages[n], n as u64));
+    for changed in 0..32u32 {
+        for (n, linear) in pages.into_iter().enumerate() {
+            put(&a, entry(linear), frame(n) | ALL);
+        }
+        a.load_cr3(TABLES).unwrap();
+        pages.iter().for_each(|linear| _ = load(&mut a, *linear));
+        let is_changed = |n: usize| changed & 1 << n != 0;
+        for (n, linear) in pages.into_iter().enumerate().filter(|(n, _)| is_changed(*n)) {
+            put(&a, entry(linear), (other + n as u64 * 0x1000) | ALL);
+            put(&a, other + n as u64 * 0x1000, 99 + n as u64);
+        }
+        a.load_cr3(TABLES).unwrap();
+        // The code's own page may be mapped, too.
+        let before = windows(&mut a).pages();
+        for (n, linear) in pages.into_iter().enumerate() {
+            let is = if is_changed(n) { 99 + n as u64 } else { peek(&a, frame(n), 8)[0] as u64 };
+            assert_eq!(load(&mut a, linear), is, "{changed:#b}, page {n}");
+        }
+        assert_eq!(windows(&mut a).pages() - before, changed.count_ones() as usize, "{changed:#b}");
+    }
+}
+
+#[test]
+fn window_of_another_program_is_left_as_it_is_to_be_closed() {
+    let [mut a, _] = two(LOAD);
+    [LOW, LOW + 0x1000, HIGH].iter().for_each(|linear| _ = load(&mut a, *linear));
+    a.tlb.uninstall_window();
+    let w = windows(&mut a);
+    w.suspect_all();
+    w.take_mappings();
+    let done = w.compare(true, |_, _| ());
+    assert!(done.dropped >= 3 && done.kept == 0);
+    assert_eq!((w.suspected(), w.take_mappings()), (true, 0));
+    a.tlb.close_window();
+    a.give_window();
+    assert_eq!(load(&mut a, LOW), peek(&a, LOW, 8)[0] as u64);
+}

@@ -149,3 +149,34 @@ pub struct Compared {
     pub kept: usize,
     pub dropped: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(pages: &[(u64, bool, bool)]) -> Vec<(u64, u64, bool)> {
+        let mut rows = Rows::default();
+        pages.iter().for_each(|(page, gone, changed)| rows.add(*page, *gone, *changed));
+        rows.list.iter().map(|row| (row.first, row.pages, row.gone)).collect()
+    }
+
+    #[test]
+    fn pages_that_are_gone_are_one_row_up_to_one_that_stays_or_to_another_slot() {
+        let (gone, stays, protected) = ((true, true), (false, false), (false, true));
+        let page = |n: u64, (gone, changed): (bool, bool)| (n, gone, changed);
+        assert_eq!(told(&[page(3, gone), page(9, gone), page(700, gone)]), [(3, 698, true)]);
+        assert_eq!(told(&[page(3, gone), page(4, stays), page(5, gone)]), [(3, 1, true), (5, 1, true)]);
+        assert_eq!(
+            told(&[page(3, gone), page(4, protected), page(5, gone)]),
+            [(3, 1, true), (4, 1, false), (5, 1, true)]
+        );
+        let unit = 1 << (UNIT_BITS - 12);
+        assert_eq!(told(&[page(unit - 1, gone), page(unit, gone)]), [(unit - 1, 1, true), (unit, 1, true)]);
+        // What was never there can't be protected.
+        assert_eq!(
+            told(&[page(3, protected), page(4, protected), page(6, protected), page(8, stays)]),
+            [(3, 2, false), (6, 1, false)]
+        );
+        assert_eq!(told(&[page(1, stays), page(2, stays)]), []);
+    }
+}
