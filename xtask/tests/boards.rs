@@ -188,3 +188,20 @@ run $(echo 'echo and again' | base64) </dev/null 2>&1
     assert!(!devmem.is_empty() && devmem.iter().all(|line| !line.ends_with(" 0")), "{said}");
     assert!(!said.contains("unprivileged 0\n"), "{said}");
 }
+
+/// Nor do the control domain's devices reach the hypervisor where there is an SMMU; afterwards everything is as it was.
+#[test]
+fn no_device_reaches_the_hypervisor() {
+    const SCRIPT: &str = r#"
+own=$(hexdump -v -e '/1 "%02x"' /proc/device-tree/reserved-memory/auberge-hypervisor/reg | cut -c1-16)
+trials dma $own || exit 1
+devmem 0x$own
+vmctl run -b /guest/vmlinuz --initrd /guest/initrd.img -m 256M --cmdline \
+	"console=ttyAMA0 quiet auberge.run=$(echo 'echo a guest is well' | base64 | tr -d '\n') auberge.token=t" g </dev/null 2>&1
+"#;
+    let said = demo("arm64", &["--gic", "3", "--control-domain"], SCRIPT);
+    for line in ["DMA reaches the control domain's own memory", "DMA has not read", "a guest is well"] {
+        assert!(said.contains(line), "no \"{line}\" in:\n{said}");
+    }
+    assert!(said.contains("refused the control domain's device"), "{said}");
+}

@@ -19,11 +19,8 @@ macro_rules! address {
         impl $name {
             /// The address `bytes` further on, or `None` where it would wrap.
             #[inline]
-            pub const fn checked_add(self, bytes: u64) -> Option<Self> {
-                match self.0.checked_add(bytes) {
-                    Some(a) => Some(Self(a)),
-                    None => None,
-                }
+            pub fn checked_add(self, bytes: u64) -> Option<Self> {
+                self.0.checked_add(bytes).map(Self)
             }
             /// The address `bytes` further on, modulo 2^64.
             #[inline]

@@ -63,14 +63,9 @@ pub const fn vtcr(bits: u32, level: u32, parange: u64) -> u64 {
 
 /// Bits of physical address by ID_AA64MMFR0_EL1.PARange, at most the 48 that 4 KiB granules reach without FEAT_LPA2.
 pub const fn physical_bits(parange: u64) -> u32 {
-    match parange & 0xf {
-        0 => 32,
-        1 => 36,
-        2 => 40,
-        3 => 42,
-        4 => 44,
-        _ => 48,
-    }
+    const BITS: [u32; 6] = [32, 36, 40, 42, 44, 48];
+    let parange = parange as usize & 0xf;
+    BITS[if parange < 5 { parange } else { 5 }]
 }
 
 /// HSCTLR, Hyp System Control Register (DDI 0406C B4.1.80): the bits are SCTLR's.

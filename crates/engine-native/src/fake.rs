@@ -45,7 +45,7 @@ impl FakeHost {
             made: Mutex::default(),
             refuse: Mutex::default(),
             line_wakes: 0,
-            registers: Mutex::new(vec![Default::default(); MAX_VCPUS]),
+            registers: Mutex::new(vec![hypercall::Registers::RESET; MAX_VCPUS]),
         }
     }
     pub fn then(&self, vcpu: usize, run: impl FnMut(&Page) -> Exit + Send + 'static) {

@@ -149,7 +149,7 @@ impl Page {
         self.set_body(words(r));
     }
     pub fn registers(&self) -> Registers {
-        let mut r = Registers::default();
+        let mut r = Registers::RESET;
         let mut n = 0;
         let mut next = || {
             n += 1;
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn registers_lie_where_the_contract_has_them() {
-        let mut r = Registers::default();
+        let mut r = Registers::RESET;
         r.x[30] = 1;
         r.pc = 2;
         r.v[31][1] = 3;

@@ -18,7 +18,7 @@ const SCTLR_AARCH32: u64 = 0x00c5_0078;
 
 /// What a vCPU has in its registers after a reset.
 pub fn reset(mode: GuestMode) -> Registers {
-    let mut r = Registers::default();
+    let mut r = Registers::RESET;
     (r.pstate, r[Sys::SCTLR_EL1]) = match mode {
         GuestMode::Aarch64 => (BEGIN_AARCH64, SCTLR_AARCH64),
         GuestMode::Aarch32 => (BEGIN_AARCH32, SCTLR_AARCH32),

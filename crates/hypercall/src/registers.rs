@@ -36,12 +36,6 @@ impl Registers {
     };
 }
 
-impl Default for Registers {
-    fn default() -> Self {
-        Self::RESET
-    }
-}
-
 /// A system register, by its encoding in MRS and MSR. On ARMv7 it stands for its AArch32 counterpart (Arm ARM DDI 0487 D1.20.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SystemRegister {
@@ -79,50 +73,16 @@ macro_rules! system {
 }
 
 system! {
-    SP_EL1 3 4 4 1 0,
-    ELR_EL1 3 0 4 0 1,
-    SPSR_EL1 3 0 4 0 0,
-    SPSR_IRQ 3 4 4 3 0,
-    SPSR_ABT 3 4 4 3 1,
-    SPSR_UND 3 4 4 3 2,
-    SPSR_FIQ 3 4 4 3 3,
-    SCTLR_EL1 3 0 1 0 0,
-    ACTLR_EL1 3 0 1 0 1,
-    CPACR_EL1 3 0 1 0 2,
-    TTBR0_EL1 3 0 2 0 0,
-    TTBR1_EL1 3 0 2 0 1,
-    TCR_EL1 3 0 2 0 2,
-    DACR32_EL2 3 4 3 0 0,
-    IFSR32_EL2 3 4 5 0 1,
-    AFSR0_EL1 3 0 5 1 0,
-    AFSR1_EL1 3 0 5 1 1,
-    ESR_EL1 3 0 5 2 0,
-    FAR_EL1 3 0 6 0 0,
-    PAR_EL1 3 0 7 4 0,
-    MAIR_EL1 3 0 10 2 0,
-    AMAIR_EL1 3 0 10 3 0,
-    VBAR_EL1 3 0 12 0 0,
-    CONTEXTIDR_EL1 3 0 13 0 1,
-    TPIDR_EL1 3 0 13 0 4,
-    TPIDR_EL0 3 3 13 0 2,
-    TPIDRRO_EL0 3 3 13 0 3,
-    CSSELR_EL1 3 2 0 0 0,
-    MDSCR_EL1 2 0 0 2 2,
-    CNTKCTL_EL1 3 0 14 1 0,
-    CNTV_CTL_EL0 3 3 14 3 1,
-    CNTV_CVAL_EL0 3 3 14 3 2,
-    CNTVOFF_EL2 3 4 14 0 3,
-    APIAKEYLO_EL1 3 0 2 1 0,
-    APIAKEYHI_EL1 3 0 2 1 1,
-    APIBKEYLO_EL1 3 0 2 1 2,
-    APIBKEYHI_EL1 3 0 2 1 3,
-    APDAKEYLO_EL1 3 0 2 2 0,
-    APDAKEYHI_EL1 3 0 2 2 1,
-    APDBKEYLO_EL1 3 0 2 2 2,
-    APDBKEYHI_EL1 3 0 2 2 3,
-    APGAKEYLO_EL1 3 0 2 3 0,
-    APGAKEYHI_EL1 3 0 2 3 1,
-    FPEXC32_EL2 3 4 5 3 0,
+    SP_EL1 3 4 4 1 0, ELR_EL1 3 0 4 0 1, SPSR_EL1 3 0 4 0 0, SPSR_IRQ 3 4 4 3 0, SPSR_ABT 3 4 4 3 1,
+    SPSR_UND 3 4 4 3 2, SPSR_FIQ 3 4 4 3 3, SCTLR_EL1 3 0 1 0 0, ACTLR_EL1 3 0 1 0 1, CPACR_EL1 3 0 1 0 2,
+    TTBR0_EL1 3 0 2 0 0, TTBR1_EL1 3 0 2 0 1, TCR_EL1 3 0 2 0 2, DACR32_EL2 3 4 3 0 0, IFSR32_EL2 3 4 5 0 1,
+    AFSR0_EL1 3 0 5 1 0, AFSR1_EL1 3 0 5 1 1, ESR_EL1 3 0 5 2 0, FAR_EL1 3 0 6 0 0, PAR_EL1 3 0 7 4 0,
+    MAIR_EL1 3 0 10 2 0, AMAIR_EL1 3 0 10 3 0, VBAR_EL1 3 0 12 0 0, CONTEXTIDR_EL1 3 0 13 0 1,
+    TPIDR_EL1 3 0 13 0 4, TPIDR_EL0 3 3 13 0 2, TPIDRRO_EL0 3 3 13 0 3, CSSELR_EL1 3 2 0 0 0,
+    MDSCR_EL1 2 0 0 2 2, CNTKCTL_EL1 3 0 14 1 0, CNTV_CTL_EL0 3 3 14 3 1, CNTV_CVAL_EL0 3 3 14 3 2,
+    CNTVOFF_EL2 3 4 14 0 3, APIAKEYLO_EL1 3 0 2 1 0, APIAKEYHI_EL1 3 0 2 1 1, APIBKEYLO_EL1 3 0 2 1 2,
+    APIBKEYHI_EL1 3 0 2 1 3, APDAKEYLO_EL1 3 0 2 2 0, APDAKEYHI_EL1 3 0 2 2 1, APDBKEYLO_EL1 3 0 2 2 2,
+    APDBKEYHI_EL1 3 0 2 2 3, APGAKEYLO_EL1 3 0 2 3 0, APGAKEYHI_EL1 3 0 2 3 1, FPEXC32_EL2 3 4 5 3 0,
 }
 
 impl core::ops::Index<Sys> for Registers {

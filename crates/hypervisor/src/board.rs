@@ -11,7 +11,7 @@ use crate::cpu_interface::{KICK, PrivateInterrupts, VIRTUAL_TIMER, VirtualInterf
 use crate::per_cpu::CPUS;
 use crate::platform::Gic;
 use crate::pool::Pool;
-use crate::table::{MapError, Table};
+use crate::table::{self, Table};
 
 struct Board {
     gic: Gic,
@@ -64,7 +64,7 @@ pub fn take_kick(vgic: &(impl VirtualInterface + ?Sized), private: PrivateInterr
 }
 
 /// Maps the CPU interface of a guest's GIC, where it is in memory: the physical GICV.
-pub fn map_interface(pool: &Pool, table: &Table, at: u64) -> Result<(), MapError> {
+pub fn map_interface(pool: &Pool, table: &Table, at: u64) -> table::Result<()> {
     use arm::descriptor::stage2::{DEVICE, EXECUTE_NEVER, READ, WRITE};
     let Some(Board { gic: Gic { version: 2, virtualization: Some((_, gicv)), .. }, .. }) = BOARD.get() else {
         return Ok(());

@@ -7,16 +7,16 @@ use arm::descriptor::stage1;
 use spin::Once;
 
 use crate::console::{self, Uart};
-use crate::control::{self, Control};
+use crate::control::{self, CONTROL, Control};
 use crate::control_tree::{self, Changes};
 use crate::fdt::Fdt;
 use crate::per_cpu::{CPUS, PerCpu};
 use crate::platform::{self, Platform};
 use crate::pool::{POOL_BYTES, Pool};
-use crate::problem::Problem;
+use crate::problem::{self, Problem};
 use crate::regions::{Region, without};
-use crate::table::{MapError, Table};
-use crate::{arch, say};
+use crate::table::{self, MapError, Table};
+use crate::{arch, say, smmu};
 
 /// Where the hypervisor's image lies; the parts follow one another.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,7 @@ pub fn start(fdt: Fdt) -> ! {
 pub fn secondary(cpu: &'static PerCpu) -> ! {
     arch::set_this_cpu(Some(cpu));
     let (entry, argument) = cpu.start.take();
-    match control::get() {
+    match CONTROL.get() {
         Some(control) => arch::enter_control(control, cpu, HostPhys(entry), argument),
         None => arch::stop(),
     }
@@ -61,13 +61,9 @@ fn prepare(fdt: Fdt) -> Result<(&'static Control, HostPhys, HostPhys), Problem> 
     if !platform.memory.iter().any(|m| m.contains(&own)) {
         return Err(Problem::TooLittleMemory("the hypervisor"));
     }
-    let reached = |m: &Region| m.end <= 1 << arch::OWN_BITS;
-    if let Some(other) = [Some(platform.kernel), platform.ramdisk].into_iter().flatten().find(|m| !reached(m))
-    {
-        return Err(Problem::ModuleMisplaced(other));
-    }
+    let misplaced = |m: &Region| m.end > 1 << arch::OWN_BITS || m.overlaps(&own);
     let others = [Some(platform.kernel), platform.ramdisk, Some(source(fdt))];
-    if let Some(other) = others.into_iter().flatten().find(|m| m.overlaps(&own)) {
+    if let Some(other) = others.into_iter().flatten().find(misplaced) {
         return Err(Problem::ModuleMisplaced(other));
     }
     // SAFETY: it lies behind the image, within what the image's header claims, and in memory; this is its only use.
@@ -89,18 +85,22 @@ fn prepare(fdt: Fdt) -> Result<(&'static Control, HostPhys, HostPhys), Problem> 
 
     let doorbell = platform::find_doorbell(fdt, &platform.memory).ok_or(Problem::NoDoorbell)?;
     let (kernel, tree) = load(fdt, &platform, own, doorbell)?;
-    let mut holes = [own, Region { start: doorbell.0, end: doorbell.0 + 4096 }, own, own];
-    if let Some((gich, gicv)) = platform.gic.virtualization {
-        (holes[2], holes[3]) = (gich, gicv);
-    }
+    let frames = platform.gic.virtualization.map(|(gich, gicv)| [gich, gicv]);
+    let holes = [own, Region { start: doorbell.0, end: doorbell.0 + 4096 }]
+        .into_iter()
+        .chain(frames.into_iter().flatten())
+        .chain(platform.smmus.iter().copied());
     let stage2 =
-        control::stage2(pool, arch::stage2_bits(), &holes).map_err(|_| Problem::TooLittleMemory("tables"))?;
+        control::stage2(pool, arch::stage2_bits(), holes).map_err(|_| Problem::TooLittleMemory("tables"))?;
+    let smmus = smmu::start_all(pool, own, &platform.smmus, &stage2);
     let memory = without(&platform.memory, own)?;
-    let control = control::set(Control { memory, doorbell, stage2, pool, gic: platform.gic.version });
+    let gic = platform.gic.version;
+    let control = CONTROL.call_once(|| Control { memory, doorbell, stage2, pool, smmus, gic });
     say!(
-        "control domain on {} processors, GICv{}, hypervisor at {own}, doorbell {doorbell}",
+        "control domain on {} processors, GICv{}, {} SMMUs, hypervisor at {own}, doorbell {doorbell}",
         platform.cpus.len(),
-        control.gic
+        control.gic,
+        control.smmus.len()
     );
     Ok((control, kernel, tree))
 }
@@ -118,7 +118,7 @@ fn own_table(
     layout: Layout,
     own: Region,
     uart: Option<HostPhys>,
-) -> Result<HostPhys, MapError> {
+) -> table::Result<HostPhys> {
     const DATA: u64 = stage1::NORMAL | stage1::EXECUTE_NEVER;
     let table = Table::new(pool, arch::OWN_BITS).ok_or(MapError::NoMemory)?;
     let map = |region: Region, attributes| {
@@ -137,7 +137,7 @@ fn own_table(
         }
     }
     let uart = uart.map(|u| Region { start: u.0, end: u.0 + 4096 });
-    for device in uart.into_iter().chain(platform.gic.frames.iter().copied()) {
+    for device in uart.into_iter().chain(platform.gic.frames.iter().chain(&platform.smmus).copied()) {
         match map(device, stage1::DEVICE) {
             // Frames of one page, or a tree that names one twice.
             Ok(()) | Err(MapError::Mapped) => {}
@@ -153,10 +153,7 @@ fn load(
     platform: &Platform,
     own: Region,
     doorbell: HostPhys,
-) -> Result<(HostPhys, HostPhys), Problem> {
-    if platform.kernel.overlaps(&source(fdt)) {
-        return Err(Problem::ModuleMisplaced(platform.kernel));
-    }
+) -> problem::Result<(HostPhys, HostPhys)> {
     // SAFETY: the module is in RAM (`Platform::new`) and not in ours; nothing else runs.
     let file = unsafe { arch::bytes(platform.kernel) };
     let image = arch::kernel_image(file)?;

@@ -164,6 +164,7 @@ mod tests {
     use crate::arch::{RAM, RAM_PAGES};
     use crate::pool::test_pool;
     use crate::regions::{Region, Regions};
+    use crate::smmu::Smmus;
     use crate::table::Table;
 
     /// A control domain with all of the fake RAM but its second page.
@@ -172,7 +173,14 @@ mod tests {
         let memory = [Region { start: RAM, end: RAM + 4096 }, Region { start: RAM + 8192, end }];
         let pool: &'static _ = std::boxed::Box::leak(std::boxed::Box::new(test_pool(0x1000_0000, 64)));
         let stage2 = Table::new(pool, 40).unwrap();
-        Control { memory: Regions::from_iter(memory), doorbell: HostPhys(0xffff_0000), stage2, pool, gic: 2 }
+        Control {
+            memory: Regions::from_iter(memory),
+            doorbell: HostPhys(0xffff_0000),
+            stage2,
+            pool,
+            smmus: Smmus::new(),
+            gic: 2,
+        }
     }
 
     #[test]

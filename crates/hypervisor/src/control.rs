@@ -9,9 +9,10 @@ use crate::arch;
 use crate::image::{self, Image};
 use crate::platform::Platform;
 use crate::pool::Pool;
-use crate::problem::Problem;
+use crate::problem::{self, Problem};
 use crate::regions::{Region, Regions, place, without};
-use crate::table::{MapError, Table};
+use crate::smmu::Smmus;
+use crate::table::{self, MapError, Table};
 
 /// The control domain as it runs.
 pub struct Control {
@@ -21,20 +22,13 @@ pub struct Control {
     pub stage2: Table,
     /// The hypervisor's pages.
     pub pool: &'static Pool,
+    pub smmus: Smmus,
     /// GIC version, 2 or 3.
     pub gic: u32,
 }
 
-static CONTROL: Once<Control> = Once::new();
-
-/// The control domain; `None` before it has been set up.
-pub fn get() -> Option<&'static Control> {
-    CONTROL.get()
-}
-/// Makes it known, once.
-pub fn set(control: Control) -> &'static Control {
-    CONTROL.call_once(|| control)
-}
+/// The control domain, once it has been set up.
+pub static CONTROL: Once<Control> = Once::new();
 
 impl Control {
     /// Whether `size` bytes from `address` on are its RAM.
@@ -60,7 +54,7 @@ pub fn placement(
     source: Region,
     image: Image,
     tree: u64,
-) -> Result<Placement, Problem> {
+) -> problem::Result<Placement> {
     let memory =
         without(&without(&platform.memory, own)?, Region { start: 1 << arch::OWN_BITS, end: u64::MAX })?;
     let modules = [Some(platform.kernel), platform.ramdisk];
@@ -104,7 +98,7 @@ pub fn placement(
 
 /// The control domain's stage 2: everything at its own address, but for `holes`. All of it is normal memory there, so that stage 1, which
 /// says what is a device, decides.
-pub fn stage2(pool: &Pool, bits: u32, holes: &[Region]) -> Result<Table, MapError> {
+pub fn stage2(pool: &Pool, bits: u32, holes: impl Iterator<Item = Region>) -> table::Result<Table> {
     let table = Table::new(pool, bits).ok_or(MapError::NoMemory)?;
     table.map(pool, 0, HostPhys(0), 1 << bits, NORMAL | READ | WRITE)?;
     for hole in holes {

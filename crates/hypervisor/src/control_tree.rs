@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 
 use crate::fdt::{BEGIN_NODE, END, END_NODE, Fdt, MAGIC, MAX_DEPTH, Node, PROPERTY, Token, strings};
 use crate::regions::Region;
+use crate::smmu;
 
 /// What the control domain is told.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +130,8 @@ pub fn write(source: Fdt, changes: &Changes, out: &mut [u8]) -> Option<usize> {
                     (2, "reserved-memory") => reserved_cells = Some(node.child_cells()),
                     _ => {}
                 }
-                if node.parent() == "chosen" && node.is_compatible("multiboot,module") {
+                let is_module = node.parent() == "chosen" && node.is_compatible("multiboot,module");
+                if is_module || smmu::is_one(&node) {
                     left_out = left_out.or(Some(names.len()));
                 }
                 if left_out.is_none() {

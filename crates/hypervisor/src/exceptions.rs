@@ -5,7 +5,7 @@ use arm::psci;
 use arm::syndrome::{Syndrome, class, fault_page};
 
 use crate::arch::{Frame, TRAPPED};
-use crate::control::{self, Control};
+use crate::control::{CONTROL, Control};
 use crate::per_cpu::{CPUS, cpu_number};
 use crate::{calls, console, firmware};
 
@@ -13,7 +13,7 @@ use crate::{calls, console, firmware};
 #[unsafe(no_mangle)]
 extern "C" fn exception(frame: &mut Frame, vector: usize) {
     let syndrome = Syndrome(read_register!(HSR));
-    match (vector, control::get()) {
+    match (vector, CONTROL.get()) {
         (TRAPPED, Some(control)) => from_control(control, frame, syndrome),
         _ => panic!(
             "exception {vector} at {:#x}, syndrome {:#x}, address {:#x}",
@@ -25,6 +25,7 @@ extern "C" fn exception(frame: &mut Frame, vector: usize) {
 }
 
 fn from_control(control: &Control, frame: &mut Frame, syndrome: Syndrome) {
+    control.smmus.iter().for_each(|smmu| smmu.report(control.pool));
     match syndrome.class() {
         class::SMC32 | class::SMC64 => {
             // The exception is taken before the instruction (Arm ARM D1.3.5), unlike HVC's.

@@ -67,7 +67,7 @@ mod tests {
     use core::sync::atomic::Ordering;
 
     fn cpus() -> [PerCpu; 2] {
-        let cpus = [PerCpu::new(), PerCpu::new()];
+        let cpus = [PerCpu::absent(), PerCpu::absent()];
         (0..2).for_each(|n| cpus[n].affinity.store(n as u64, Ordering::Relaxed));
         cpus
     }

@@ -7,14 +7,8 @@ use crate::arch;
 use crate::vm::Vm;
 
 /// A number without these fields of four bits.
-pub const fn without(value: u64, fields: &[u32]) -> u64 {
-    let mut value = value;
-    let mut n = 0;
-    while n < fields.len() {
-        value &= !(0xf << fields[n]);
-        n += 1;
-    }
-    value
+pub fn without(value: u64, fields: &[u32]) -> u64 {
+    fields.iter().fold(value, |value, field| value & !(0xf << field))
 }
 
 macro_rules! by_number {

@@ -45,6 +45,7 @@ pub mod problem;
 pub mod regions;
 #[cfg(target_os = "none")]
 pub mod run;
+pub mod smmu;
 pub mod table;
 #[cfg(target_os = "none")]
 pub mod traps;

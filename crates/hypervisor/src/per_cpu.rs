@@ -56,7 +56,8 @@ impl Start {
 }
 
 impl PerCpu {
-    pub const fn new() -> Self {
+    /// Of one that the board doesn't have.
+    pub const fn absent() -> Self {
         Self {
             boot: BootRecord {
                 table: AtomicU64::new(0),
@@ -72,16 +73,10 @@ impl PerCpu {
     }
 }
 
-impl Default for PerCpu {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// This processor's place in [`CPUS`].
 pub fn cpu_number() -> usize {
     crate::arch::this_cpu().map_or(0, |cpu| cpu.index.load(Ordering::Relaxed) as usize)
 }
 
 /// All of them. Those that the board doesn't have keep an affinity of all ones.
-pub static CPUS: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];
+pub static CPUS: [PerCpu; MAX_CPUS] = [const { PerCpu::absent() }; MAX_CPUS];

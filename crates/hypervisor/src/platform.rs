@@ -7,6 +7,7 @@ use crate::fdt::{Fdt, Node, cells, word};
 use crate::per_cpu::MAX_CPUS;
 use crate::problem::Problem;
 use crate::regions::{Region, Regions, without};
+use crate::smmu::{self, MAX_SMMUS};
 
 /// The machine.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Platform<'a> {
     /// MPIDR affinities, the booting processor's first.
     pub cpus: ArrayVec<u64, MAX_CPUS>,
     pub gic: Gic,
+    /// Registers of the SMMUs, version 3.
+    pub smmus: ArrayVec<Region, MAX_SMMUS>,
     pub kernel: Region,
     pub bootargs: &'a str,
     pub ramdisk: Option<Region>,
@@ -65,11 +68,7 @@ fn module_kind(node: &Node) -> Option<bool> {
 /// since QEMU leaves #address-cells and #size-cells out.
 fn module(node: &Node) -> Option<Region> {
     let value = node.property("reg")?;
-    let (address, size) = match value.len() / 4 {
-        2 => (1, 1),
-        3 => (2, 1),
-        _ => (2, 2),
-    };
+    let (address, size) = (if value.len() == 8 { 1 } else { 2 }, if value.len() < 16 { 1 } else { 2 });
     Region::sized(cells(value, 0, address)?, cells(value, address, size)?)
 }
 
@@ -77,7 +76,7 @@ impl<'a> Platform<'a> {
     /// Reads it; `boot_cpu` is the affinity of the processor that asks.
     pub fn new(fdt: Fdt<'a>, boot_cpu: u64) -> Result<Self, Problem> {
         let (mut memory, mut reserved, mut hidden) = (Regions::new(), Regions::new(), Regions::new());
-        let mut cpus = ArrayVec::new();
+        let (mut cpus, mut smmus) = (ArrayVec::new(), ArrayVec::new());
         let (mut gic, mut kernel, mut ramdisk, mut bootargs) = (None, None, None, "");
         let mut has_psci = false;
         fdt.reserved().try_for_each(|region| push(&mut reserved, region))?;
@@ -94,6 +93,9 @@ impl<'a> Platform<'a> {
                 }
             } else if gic.is_none() && node.property("interrupt-controller").is_some() {
                 gic = Gic::new(&node)?;
+            } else if smmu::is_one(&node) {
+                let mut registers = node.reg().take(1).filter_map(|r| Region::sized(r.start, smmu::FRAME));
+                registers.try_for_each(|region| push(&mut smmus, region))?;
             } else if let Some(is_kernel) = module_kind(&node) {
                 if is_kernel {
                     kernel = module(&node);
@@ -125,7 +127,7 @@ impl<'a> Platform<'a> {
                 return Err(Problem::ModuleMisplaced(module));
             }
         }
-        Ok(Self { memory, reserved, cpus, gic, kernel, bootargs, ramdisk })
+        Ok(Self { memory, reserved, cpus, gic, smmus, kernel, bootargs, ramdisk })
     }
 }
 

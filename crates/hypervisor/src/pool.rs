@@ -12,18 +12,25 @@ pub const MAX_PAGES: usize = (POOL_BYTES >> 12) as usize;
 
 /// A 4 KiB page as 512 words: what a translation table is. Shared with the processors' table walks, so each access is whole.
 #[repr(C, align(4096))]
-pub struct Page([AtomicU64; 512]);
+pub struct Page([Word; 512]);
+pub struct Word(AtomicU64);
 
 impl Page {
     pub const fn zeroed() -> Self {
-        Self([const { AtomicU64::new(0) }; 512])
+        Self([const { Word(AtomicU64::new(0)) }; 512])
     }
     /// Word `index` modulo 512.
-    pub fn get(&self, index: usize) -> u64 {
-        self.0[index & 511].load(Ordering::Relaxed)
+    pub fn word(&self, index: usize) -> &Word {
+        &self.0[index & 511]
     }
-    pub fn set(&self, index: usize, value: u64) {
-        self.0[index & 511].store(value, Ordering::Release);
+}
+
+impl Word {
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Release);
     }
 }
 
@@ -50,7 +57,7 @@ impl Pool {
         })?;
         for n in first..first + count {
             used[n / 64] |= 1 << (n % 64);
-            (0..512).for_each(|word| self.pages[n].set(word, 0));
+            (0..512).for_each(|word| self.pages[n].word(word).set(0));
         }
         Some(HostPhys(self.base.0 + (first as u64) * 4096))
     }
@@ -91,10 +98,10 @@ mod tests {
         let one = pool.allocate(1).unwrap();
         let eight = pool.allocate(8).unwrap();
         assert_eq!((one.0, eight.0), (0x4000_3000, 0x4000_8000));
-        pool.page(eight).unwrap().set(511, 7);
+        pool.page(eight).unwrap().word(511).set(7);
         pool.free(eight, 8);
         assert_eq!(pool.used(), 1);
-        assert_eq!(pool.page(pool.allocate(8).unwrap()).unwrap().get(511), 0);
+        assert_eq!(pool.page(pool.allocate(8).unwrap()).unwrap().word(511).get(), 0);
         assert_eq!((pool.allocate(32), pool.page(HostPhys(0)).is_none()), (None, true));
         while pool.allocate(1).is_some() {}
         assert_eq!(pool.used(), 32);

@@ -5,6 +5,8 @@ use thiserror::Error;
 use crate::per_cpu::MAX_CPUS;
 use crate::regions::Region;
 
+pub type Result<T> = core::result::Result<T, Problem>;
+
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Problem {
     #[error("Started at EL{0}: the hypervisor needs EL2; on QEMU's virt board say virtualization=on.")]

@@ -19,11 +19,8 @@ pub type Regions = ArrayVec<Region, MAX_REGIONS>;
 
 impl Region {
     /// `None` if it would wrap.
-    pub const fn sized(start: u64, size: u64) -> Option<Self> {
-        match start.checked_add(size) {
-            Some(end) => Some(Self { start, end }),
-            None => None,
-        }
+    pub fn sized(start: u64, size: u64) -> Option<Self> {
+        Some(Self { start, end: start.checked_add(size)? })
     }
     pub const fn size(&self) -> u64 {
         self.end - self.start

@@ -3,7 +3,7 @@
 use address::HostPhys;
 use arm::descriptor::{ADDRESS, ATTRIBUTES, LEVEL_BITS, TABLE, VALID, level_shift};
 
-use crate::pool::Pool;
+use crate::pool::{Pool, Word};
 
 /// A translation table. Its pages are the pool's until [`Table::destroy`].
 ///
@@ -17,6 +17,8 @@ pub struct Table {
     /// Bits of input address.
     pub bits: u32,
 }
+
+pub type Result<T> = core::result::Result<T, MapError>;
 
 /// Why something wasn't mapped or unmapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,23 +46,16 @@ impl Table {
     }
 
     /// The entry of `input` in the table at `table`.
-    fn entry<'p>(&self, pool: &'p Pool, table: HostPhys, level: u32, input: u64) -> Option<Entry<'p>> {
+    fn entry<'p>(&self, pool: &'p Pool, table: HostPhys, level: u32, input: u64) -> Option<&'p Word> {
         let index = input >> level_shift(level);
         // Only the root can have more than one page; elsewhere the index's upper bits were translated already.
         let page = if level == self.level { index >> LEVEL_BITS } else { 0 };
-        Some(Entry { page: pool.page(table.checked_add(page * 4096)?)?, index: index as usize & 511 })
+        Some(pool.page(table.checked_add(page * 4096)?)?.word(index as usize))
     }
 
     /// Maps `size` bytes from `input` on to those from `output` on, with the largest blocks that both allow. `attributes` are the leaf's
     /// ([`ATTRIBUTES`]). If it fails, a part may be mapped.
-    pub fn map(
-        &self,
-        pool: &Pool,
-        input: u64,
-        output: HostPhys,
-        size: u64,
-        attributes: u64,
-    ) -> Result<(), MapError> {
+    pub fn map(&self, pool: &Pool, input: u64, output: HostPhys, size: u64, attributes: u64) -> Result<()> {
         self.check(input, size)?;
         if output.0 & 0xfff != 0 || output.0.checked_add(size).is_none_or(|end| end > 1 << 48) {
             return Err(MapError::Range);
@@ -73,20 +68,13 @@ impl Table {
         Ok(())
     }
 
-    fn check(&self, input: u64, size: u64) -> Result<(), MapError> {
+    fn check(&self, input: u64, size: u64) -> Result<()> {
         let end = input.checked_add(size).ok_or(MapError::Range)?;
         if (input | size) & 0xfff != 0 || end > 1 << self.bits { Err(MapError::Range) } else { Ok(()) }
     }
 
     /// Maps one block, and says how large it is.
-    fn map_one(
-        &self,
-        pool: &Pool,
-        input: u64,
-        output: u64,
-        size: u64,
-        attributes: u64,
-    ) -> Result<u64, MapError> {
+    fn map_one(&self, pool: &Pool, input: u64, output: u64, size: u64, attributes: u64) -> Result<u64> {
         let mut table = self.root;
         for level in self.level..=3 {
             let block = 1u64 << level_shift(level);
@@ -111,7 +99,7 @@ impl Table {
 
     /// Unmaps `size` bytes from `input` on, mapped or not. A block of which a part stays is split: in a table that a processor may be
     /// walking, unmap only what was mapped in the same pieces.
-    pub fn unmap(&self, pool: &Pool, input: u64, size: u64) -> Result<(), MapError> {
+    pub fn unmap(&self, pool: &Pool, input: u64, size: u64) -> Result<()> {
         self.check(input, size)?;
         let mut done = 0;
         while done < size {
@@ -121,7 +109,7 @@ impl Table {
     }
 
     /// Unmaps up to the end of one block, and says how far that is.
-    fn unmap_one(&self, pool: &Pool, input: u64, size: u64) -> Result<u64, MapError> {
+    fn unmap_one(&self, pool: &Pool, input: u64, size: u64) -> Result<u64> {
         let mut table = self.root;
         for level in self.level..=3 {
             let block = 1u64 << level_shift(level);
@@ -142,7 +130,7 @@ impl Table {
             let smaller = pool.page(table).ok_or(MapError::Range)?;
             for n in 0..512 {
                 let part = (n as u64) << level_shift(level + 1);
-                smaller.set(n, (old + part) | if level + 1 == 3 { TABLE } else { 0 });
+                smaller.word(n).set((old + part) | if level + 1 == 3 { TABLE } else { 0 });
             }
             entry.set(table.0 | TABLE | VALID);
         }
@@ -160,24 +148,10 @@ impl Table {
     /// Frees the tables that the one at `table` leads to; three levels deep at most.
     fn free_below(pool: &Pool, table: HostPhys, level: u32) {
         let Some(page) = pool.page(table).filter(|_| level < 3) else { return };
-        for entry in (0..512).map(|n| page.get(n)).filter(|e| e & (VALID | TABLE) == VALID | TABLE) {
+        for entry in (0..512).map(|n| page.word(n).get()).filter(|e| e & (VALID | TABLE) == VALID | TABLE) {
             Self::free_below(pool, HostPhys(entry & ADDRESS), level + 1);
             pool.free(HostPhys(entry & ADDRESS), 1);
         }
-    }
-}
-
-struct Entry<'p> {
-    page: &'p crate::pool::Page,
-    index: usize,
-}
-
-impl Entry<'_> {
-    fn get(&self) -> u64 {
-        self.page.get(self.index)
-    }
-    fn set(&self, value: u64) {
-        self.page.set(self.index, value);
     }
 }
 

@@ -259,7 +259,7 @@ fn the_kernel_stays_where_it_is_or_goes_where_there_is_room() {
 #[test]
 fn stage_2_is_everything_but_its_holes() {
     let pool = test_pool(OWN.start, 512);
-    let table = stage2(&pool, 44, &[OWN, Region { start: 0x803_0000, end: 0x804_0000 }]).unwrap();
+    let table = stage2(&pool, 44, [OWN, Region { start: 0x803_0000, end: 0x804_0000 }].into_iter()).unwrap();
     for (address, mapped) in [
         (OWN.start, false),
         (OWN.end - 1, false),

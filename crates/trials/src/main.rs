@@ -2,6 +2,7 @@
 //! `cargo xtask soak --native` say when.
 //!
 //!     trials calls SECONDS SEED    the control domain's root attacks the hypervisor's calls
+//!     trials dma ADDRESS...        and its memory, by a device's DMA
 //!     trials kernel FILE SEED      writes a guest kernel that does what it shouldn't
 //!     trials sleeps COUNT MS       a guest sleeps so often, so long, and says how long that was
 //!     trials compare               the control domain reads that from standard input, and compares it with its own clock
@@ -9,6 +10,8 @@
 
 #[cfg(all(target_os = "linux", any(target_arch = "aarch64", target_arch = "arm")))]
 mod calls;
+#[cfg(all(target_os = "linux", any(target_arch = "aarch64", target_arch = "arm")))]
+mod dma;
 mod interrupts;
 mod kernel;
 mod random;
@@ -25,13 +28,19 @@ fn main() -> Result<()> {
         ["calls", seconds, seed] => calls::attack(number(seconds)?, number(seed)?),
         #[cfg(all(target_os = "linux", any(target_arch = "aarch64", target_arch = "arm")))]
         ["ring", frame] => calls::ring(number(frame)?),
+        #[cfg(all(target_os = "linux", any(target_arch = "aarch64", target_arch = "arm")))]
+        ["dma", targets @ ..] => {
+            let address = |text: &&str| u64::from_str_radix(text.trim_start_matches("0x"), 16);
+            let targets: Result<Vec<_>, _> = targets.iter().map(address).collect();
+            dma::attack(&targets.context("an address is a hexadecimal number")?)
+        }
         ["kernel", file, seed] => std::fs::write(file, kernel::image(number(seed)?))
             .with_context(|| format!("could not write {file}")),
         ["sleeps", count, milliseconds] => sleeps::sleep(number(count)?, number(milliseconds)?),
         ["compare"] => sleeps::compare(&mut std::io::stdin().lock()),
         ["interrupts", count] => interrupts::take(number(count)?),
         _ => bail!(
-            "the tests' programs are: calls SECONDS SEED, kernel FILE SEED, sleeps COUNT MS, compare, interrupts COUNT"
+            "the tests' programs are: calls SECONDS SEED, dma ADDRESS..., kernel FILE SEED, sleeps COUNT MS, compare, interrupts COUNT"
         ),
     }
 }

@@ -148,7 +148,8 @@ impl Board {
     fn machine(&self, command: &mut Command) {
         let machine = match (self.platform, self.gic) {
             (Platform::Arm64, Gic::V2) => "virt,virtualization=on,gic-version=2",
-            (Platform::Arm64, Gic::V3) => "virt,virtualization=on,gic-version=3",
+            // With an SMMU, and behind it a device that does DMA to any address, for the tests.
+            (Platform::Arm64, Gic::V3) => "virt,virtualization=on,gic-version=3,iommu=smmuv3",
             // Without highmem=off a 32-bit kernel hangs at the PCI window.
             (Platform::Armhf, _) => "virt,virtualization=on,gic-version=2,highmem=off",
         };
@@ -156,6 +157,9 @@ impl Board {
         command.args(["-M", &format!("{machine},acpi=off"), "-cpu", self.processor(), "-accel", "tcg"]);
         command.args(["-smp", &self.cpus.to_string(), "-m", &MEMORY_MIB.to_string()]);
         command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+        if self.gic == Gic::V3 {
+            command.args(["-device", "edu,dma_mask=0xffffffffffff"]);
+        }
     }
 
     /// QEMU on this board with `firmware`, which finds what is in the folder `disk` as a disk's files. Without its serial line.
@@ -207,7 +211,9 @@ mod tests {
         let a57 = line(Platform::Arm64, None);
         assert!(a57.contains("virtualization=on,gic-version=2,acpi=off -cpu cortex-a57"), "{a57}");
         assert!(a57.contains("guest-loader,addr=0x50000000,kernel=a,,b,bootargs=quiet x=1,,2"), "{a57}");
-        assert!(line(Platform::Arm64, Some(Gic::V3)).contains("gic-version=3,acpi=off -cpu max"));
+        assert!(
+            line(Platform::Arm64, Some(Gic::V3)).contains("gic-version=3,iommu=smmuv3,acpi=off -cpu max")
+        );
         let a15 = line(Platform::Armhf, None);
         assert!(a15.contains("highmem=off,acpi=off -cpu cortex-a15") && a15.contains("-smp 2"), "{a15}");
     }

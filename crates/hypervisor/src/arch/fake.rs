@@ -1,6 +1,7 @@
 //! A processor that does nothing but remember: for tests on the host.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::thread_local;
 
 use address::HostPhys;
@@ -14,7 +15,7 @@ use crate::firmware::Arguments;
 use crate::per_cpu::PerCpu;
 use crate::pool::{Page, Pool};
 use crate::regions::Region;
-use crate::table::{MapError, Table};
+use crate::table::{self, Table};
 use crate::vm::{Vcpu, Vm};
 
 /// Bits of MPIDR that name a processor.
@@ -30,6 +31,8 @@ pub const RAM_PAGES: usize = 8;
 thread_local! {
     static PAGES: &'static [SharedPage; RAM_PAGES] =
         std::boxed::Box::leak(std::boxed::Box::new([const { SharedPage::zeroed() }; RAM_PAGES]));
+    static REGISTERS: RefCell<BTreeMap<u64, u32>> = const { RefCell::new(BTreeMap::new()) };
+    static STUCK: Cell<bool> = const { Cell::new(false) };
     static LAST_SMC: Cell<Arguments> = const { Cell::new([0; 18]) };
 }
 
@@ -69,7 +72,7 @@ pub fn stage2_bits() -> u32 {
 pub fn guest_bits() -> u32 {
     40
 }
-pub fn map_interface(_pool: &Pool, _table: &Table, _at: u64) -> Result<(), MapError> {
+pub fn map_interface(_pool: &Pool, _table: &Table, _at: u64) -> table::Result<()> {
     Ok(())
 }
 pub fn publish_tables() {}
@@ -95,10 +98,23 @@ pub fn affinity() -> u64 {
 pub fn seconds() -> u64 {
     0
 }
-pub fn read32(_register: HostPhys) -> u32 {
-    0
+/// A device's register: what was written there, else 0.
+pub fn read32(register: HostPhys) -> u32 {
+    REGISTERS.with_borrow(|registers| registers.get(&register.0).copied().unwrap_or(0))
 }
-pub fn write32(_register: HostPhys, _value: u32) {}
+/// One of an SMMU shows in the next register that it is done (CR0, CR0ACK; CMDQ_PROD, CMDQ_CONS), except when `STUCK`.
+pub fn write32(register: HostPhys, value: u32) {
+    REGISTERS.with_borrow_mut(|registers| {
+        registers.insert(register.0, value);
+        if matches!(register.0 & 0xffff, 0x20 | 0x98) && !STUCK.get() {
+            registers.insert(register.0 + 4, value);
+        }
+    });
+}
+/// Whether devices no longer do what registers tell them to.
+pub fn stick(stuck: bool) {
+    STUCK.set(stuck);
+}
 pub fn clean(_region: Region) {}
 pub fn set_this_cpu(_cpu: Option<&'static PerCpu>) {}
 pub fn prepare_boot_record(_cpu: &PerCpu, _root: HostPhys, _index: usize) {}

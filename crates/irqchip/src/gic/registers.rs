@@ -185,10 +185,7 @@ impl Gic {
         let Some(bank) = self.bank_mut(of, word) else { return 0 };
         let before = *bank;
         let changed = match kind {
-            Bits::Group => {
-                bank.group1 = value;
-                before.group1 ^ value
-            }
+            Bits::Group => core::mem::replace(&mut bank.group1, value) ^ value,
             Bits::SetEnable => {
                 bank.enabled |= value;
                 value & !before.enabled

@@ -47,38 +47,17 @@ pub fn clean_line(at: u64) {
     unsafe { asm!("dc civac, {}", in(reg) at, options(nostack)) };
 }
 
+macro_rules! smc {
+    ($x:ident: $($n:literal $register:tt,)*) => { asm!("smc #0", $(inout($register) $x[$n],)* options(nostack)) };
+}
+
 /// Calls the firmware with the registers `x`, and leaves there what it returns (SMCCC 1.2).
 pub fn smc(x: &mut Arguments) {
     // SAFETY: the firmware keeps to the calling convention; what it does to the machine was decided by who calls this.
     unsafe {
-        asm!(
-            "stp x18, x19, [sp, #-16]!",
-            "str {x}, [sp, #-16]!",
-            "mov x19, {x}",
-            "ldp x0, x1, [x19]",
-            "ldp x2, x3, [x19, #16]",
-            "ldp x4, x5, [x19, #32]",
-            "ldp x6, x7, [x19, #48]",
-            "ldp x8, x9, [x19, #64]",
-            "ldp x10, x11, [x19, #80]",
-            "ldp x12, x13, [x19, #96]",
-            "ldp x14, x15, [x19, #112]",
-            "ldp x16, x17, [x19, #128]",
-            "smc #0",
-            "ldr x19, [sp], #16",
-            "stp x0, x1, [x19]",
-            "stp x2, x3, [x19, #16]",
-            "stp x4, x5, [x19, #32]",
-            "stp x6, x7, [x19, #48]",
-            "stp x8, x9, [x19, #64]",
-            "stp x10, x11, [x19, #80]",
-            "stp x12, x13, [x19, #96]",
-            "stp x14, x15, [x19, #112]",
-            "stp x16, x17, [x19, #128]",
-            "ldp x18, x19, [sp], #16",
-            x = in(reg) x.as_mut_ptr(),
-            clobber_abi("C"),
-        )
+        smc! { x: 0 "x0", 1 "x1", 2 "x2", 3 "x3", 4 "x4", 5 "x5", 6 "x6", 7 "x7", 8 "x8", 9 "x9", 10 "x10", 11 "x11", 12 "x12",
+            13 "x13", 14 "x14", 15 "x15", 16 "x16", 17 "x17",
+        }
     }
 }
 

@@ -98,21 +98,21 @@ efi_sections:
     mov     x0, x19
     bl      start
 
-// relocate(X20: _start): adds it to what is to be relocated; done again, it changes nothing.
+// relocate(X20: _start): adds it to what is to be relocated; done again, it changes nothing. Uses X9 to X13.
 relocate:
     // R_AARCH64_RELATIVE (1027) is the only kind of relocation in .relocations.
-    adrp    x0, __relocations_start
-    add     x0, x0, :lo12:__relocations_start
-    adrp    x1, __relocations_end
-    add     x1, x1, :lo12:__relocations_end
-2:  cmp     x0, x1
+    adrp    x9, __relocations_start
+    add     x9, x9, :lo12:__relocations_start
+    adrp    x10, __relocations_end
+    add     x10, x10, :lo12:__relocations_end
+2:  cmp     x9, x10
     b.hs    3f
-    ldp     x2, x3, [x0], #16
-    ldr     x4, [x0], #8
-    cmp     w3, #1027
+    ldp     x11, x12, [x9], #16
+    ldr     x13, [x9], #8
+    cmp     w12, #1027
     b.ne    2b
-    add     x4, x4, x20
-    str     x4, [x20, x2]
+    add     x13, x13, x20
+    str     x13, [x20, x11]
     b       2b
 3:  ret
 
@@ -120,12 +120,8 @@ relocate:
 efi_entry:
     stp     x29, x30, [sp, #-32]!
     stp     x19, x20, [sp, #16]
-    mov     x5, x0
-    mov     x6, x1
     adr     x20, _start
     bl      relocate
-    mov     x0, x5
-    mov     x1, x6
     bl      efi_leave
     cbnz    x0, 4f
     mov     x0, #3                  // EFI_UNSUPPORTED

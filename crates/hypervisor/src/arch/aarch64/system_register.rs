@@ -7,16 +7,11 @@ use super::inject;
 use crate::vm::{Vcpu, Vm};
 use crate::{identification, traps};
 
-/// What is trapped in AArch64 only.
+/// What is trapped in AArch64 only: MSR, MRS or a system instruction, encoded as in ISS (Arm ARM D24.2.40, EC 0x18).
 pub fn trapped(vm: &Vm, n: usize, vcpu: &mut Vcpu, syndrome: Syndrome) -> Option<Exit> {
-    if syndrome.class() == class::SYSTEM_REGISTER {
-        return access(vm, n, vcpu, syndrome);
+    if syndrome.class() != class::SYSTEM_REGISTER {
+        return undefined(vm, vcpu);
     }
-    undefined(vm, vcpu)
-}
-
-/// A trapped MSR, MRS or system instruction. The encoding is as in ISS (Arm ARM D24.2.40, EC 0x18).
-fn access(vm: &Vm, n: usize, vcpu: &mut Vcpu, syndrome: Syndrome) -> Option<Exit> {
     let iss = syndrome.0;
     let field = |shift: u32, bits: u32| (iss >> shift) as u32 & ((1 << bits) - 1);
     let name = (field(20, 2), field(14, 3), field(10, 4), field(1, 4), field(17, 3));

@@ -21,15 +21,11 @@ pub struct Extensions {
 impl Extensions {
     /// Of the processor this runs on.
     pub fn here() -> Self {
-        let (pfr0, isar1, isar2) = (
-            read_register!("id_aa64pfr0_el1"),
-            read_register!("id_aa64isar1_el1"),
-            read_register!("s3_0_c0_c6_2"),
-        );
+        let (pfr0, isar1) = (read_register!("id_aa64pfr0_el1"), read_register!("id_aa64isar1_el1"));
         Self {
             aarch32: pfr0 >> 4 & 0xf == 2,
             // API and APA, or APA3 of ID_AA64ISAR2_EL1.
-            pointer_authentication: isar1 >> 4 & 0xff != 0 || isar2 >> 12 & 0xf != 0,
+            pointer_authentication: isar1 >> 4 & 0xff != 0 || read_register!("s3_0_c0_c6_2") >> 12 & 0xf != 0,
             sve: pfr0 >> 32 & 0xf != 0,
             hcrx: read_register!("id_aa64mmfr1_el1") >> 40 & 0xf != 0,
         }
