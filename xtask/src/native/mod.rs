@@ -7,6 +7,8 @@ pub mod hypervisor;
 pub mod image;
 mod loader;
 pub mod programs;
+#[cfg(test)]
+mod refusals;
 pub mod soak;
 mod uimage;
 
