@@ -248,6 +248,8 @@ mod tests {
         }
         assert_eq!(add(1 << 40, 1, 12, 0, &[RAM]), Status::Invalid);
 
+        // A vCPU that was given no registers can be run.
+        assert_eq!(call(&control, Call::Run, [vm, 0, 0, 0, 0, 0], &[]).0, Status::Done);
         let mut words = [0; size_of::<Registers>() / 8];
         (words[5], words[31]) = (77, 0x1000);
         assert_eq!(call(&control, Call::SetRegisters, [vm, 1, 1, 0, 0, 0], &words).0, Status::Done);

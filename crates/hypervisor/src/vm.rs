@@ -174,7 +174,10 @@ pub fn create(
         *vm.gic.lock() = Gic::new(gic, vcpus);
         vm.gic.lock().link_ppi(VIRTUAL_TIMER);
         for n in 0..vcpus {
-            *vm.vcpus[n].lock() = Vcpu::new();
+            let mut vcpu = vm.vcpus[n].lock();
+            *vcpu = Vcpu::new();
+            // It may be run before it was given registers.
+            arch::tame(&mut vcpu.registers, mode == GuestMode::Aarch32);
         }
         vm.wakes.store(0, Relaxed);
         vm.last_on.iter().for_each(|v| v.store(0, Relaxed));

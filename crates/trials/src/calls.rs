@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use engine_native::host::{doorbell::Doorbell, pagemap::Pagemap, pin::Pins, tree};
 use engine_native::page::Page;
-use hypercall::{Call, MAX_FRAMES, Registers, Status};
+use hypercall::{Call, GuestMode, MAX_FRAMES, Registers, Status};
 use memory::mapping::Mapping;
 
 use crate::random::Random;
@@ -37,6 +37,15 @@ pub fn attack(seconds: u64, seed: u64) -> Result<()> {
         handles: Vec::new(),
         done: [0; 8],
     };
+    // Before anybody has given them registers.
+    for mode in GuestMode::ALL {
+        pages[0].set_call(Call::CreateVm as u32, &[*mode as u64, 1, 0x800_0000, 0x80a_0000]);
+        doorbell.ring(pages[0].frame() as u32);
+        if pages[0].result() == Status::Done as i32 {
+            pages[0].set_call(Call::Run as u32, &[pages[0].results(0), 0]);
+            doorbell.ring(pages[0].frame() as u32);
+        }
+    }
     let end = Instant::now() + Duration::from_secs(seconds);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
