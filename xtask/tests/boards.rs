@@ -88,7 +88,7 @@ echo $(vmctl status | grep -c -e first -e second) left
     assert!(said.contains("0 left") && said.contains("timers right"), "{said}");
 }
 
-/// The control domain's root attacks the calls, kernels of rubbish (where there are such) their hypervisor, and a guest's root what is not the guest's:
+/// The control domain's root attacks the calls, kernels of rubbish their hypervisor, and a guest's root what is not the guest's:
 /// each has its own fault, and other guests run beside and afterwards.
 fn the_hostile_harm_nobody_else(platform: &str, arguments: &[&str], kernels: &str) {
     const SCRIPT: &str = r#"
@@ -101,9 +101,10 @@ guest() {
 guest quiet >quiet.out 2>&1 <<'END' &
 echo up; n=0; while [ $n -lt 12 ]; do sleep 1; n=$((n+1)); done; echo quiet one is well
 END
-for seed in $KERNELS; do
-	trials kernel kernel $seed
-	vmctl run -b kernel -m 64M -p 2 hostile </dev/null 2>&1; echo kernel $seed ended with $?
+for words in $KERNELS; do
+	trials ${words%-*} kernel ${words#*-}
+	vmctl run -b kernel -m 64M -p 2 hostile </dev/null >out 2>&1; echo $words ended with $?
+	grep -a -q 'kernel survived' out && echo $words survived || cat out
 done
 guest prying <<'END' 2>&1 | grep -v -e begin -e ' end '
 for at in 0x0 0x3ffff000 0x60000000 0xffff0000 0x40200000; do devmem $at 32; devmem $at 32 0xffffffff; done 2>&1 | sort | uniq -c
@@ -114,32 +115,31 @@ cat quiet.out
 "#;
     let script = format!("KERNELS='{kernels}'\n{SCRIPT}");
     let said = demo(platform, &[arguments, &["--control-domain"]].concat(), &script);
-    let ended = kernels.split_whitespace().map(|seed| format!("kernel {seed} ended"));
-    let survived = ended.clone().next().map(|_| "kernel survived".to_owned());
+    let survived = kernels.split_whitespace().map(|words| format!("{words} survived"));
     let lines = [
         "all machines destroyed: true",
         "doorbell that were refused: 16",
         "prying one goes on",
         "quiet one is well",
     ];
-    for line in lines.into_iter().map(str::to_owned).chain(ended).chain(survived) {
+    for line in lines.into_iter().map(str::to_owned).chain(survived) {
         assert!(said.contains(&line), "no \"{line}\" in:\n{said}");
     }
 }
 
 #[test]
 fn the_hostile_harm_nobody_else_on_a_gicv2() {
-    the_hostile_harm_nobody_else("arm64", &["--gic", "2"], "1 2");
+    the_hostile_harm_nobody_else("arm64", &["--gic", "2"], "kernel-1 kernel-2");
 }
 
 #[test]
 fn the_hostile_harm_nobody_else_on_a_gicv3() {
-    the_hostile_harm_nobody_else("arm64", &["--gic", "3"], "3 4");
+    the_hostile_harm_nobody_else("arm64", &["--gic", "3"], "kernel-3 kernel-4");
 }
 
 #[test]
 fn the_hostile_harm_nobody_else_on_a_cortex_a15() {
-    the_hostile_harm_nobody_else("armhf", &[], "");
+    the_hostile_harm_nobody_else("armhf", &[], "kernel32-1 kernel32-2");
 }
 
 #[test]

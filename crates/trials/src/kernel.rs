@@ -13,19 +13,19 @@ const CODE: usize = 0x1000;
 /// What it tries.
 const TRIES: usize = 6000;
 /// Said at the end.
-const SURVIVED: &str = "kernel survived\n";
+pub const SURVIVED: &str = "kernel survived\n";
 
 /// Of Auberge's virt board, as of QEMU's.
-const UART: u64 = 0x0900_0000;
-const DISTRIBUTOR: u64 = 0x0800_0000;
-const INTERFACE: u64 = 0x0801_0000;
+pub const UART: u64 = 0x0900_0000;
+pub const DISTRIBUTOR: u64 = 0x0800_0000;
+pub const INTERFACE: u64 = 0x0801_0000;
 const REDISTRIBUTORS: u64 = 0x080a_0000;
-const VIRTIO: u64 = 0x0a00_0000;
+pub const VIRTIO: u64 = 0x0a00_0000;
 
-const PSCI: u64 = 0x8400_0000;
-const SYSTEM_OFF: u64 = 8;
+pub const PSCI: u64 = 0x8400_0000;
+pub const SYSTEM_OFF: u64 = 8;
 /// Of PSCI's functions, what would end the trial early: suspending, switching off, resetting.
-const ENDINGS: [u64; 8] = [1, 2, SYSTEM_OFF, 9, 0xc, 0xd, 0xe, 0x12];
+pub const ENDINGS: [u64; 8] = [1, 2, SYSTEM_OFF, 9, 0xc, 0xd, 0xe, 0x12];
 
 const ERET: u32 = 0xd69f_03e0;
 const HVC: u32 = 0xd400_0002;

@@ -4,6 +4,7 @@
 //!     trials calls SECONDS SEED    the control domain's root attacks the hypervisor's calls
 //!     trials dma ADDRESS...        and its memory, by a device's DMA
 //!     trials kernel FILE SEED      writes a guest kernel that does what it shouldn't
+//!     trials kernel32 FILE SEED    the same for ARMv7
 //!     trials sleeps COUNT MS       a guest sleeps so often, so long, and says how long that was
 //!     trials compare               the control domain reads that from standard input, and compares it with its own clock
 //!     trials interrupts COUNT      a guest takes so many timer interrupts on each of its processors, under load
@@ -14,6 +15,7 @@ mod calls;
 mod dma;
 mod interrupts;
 mod kernel;
+mod kernel32;
 mod random;
 mod sleeps;
 
@@ -36,11 +38,13 @@ fn main() -> Result<()> {
         }
         ["kernel", file, seed] => std::fs::write(file, kernel::image(number(seed)?))
             .with_context(|| format!("could not write {file}")),
+        ["kernel32", file, seed] => std::fs::write(file, kernel32::image(number(seed)?))
+            .with_context(|| format!("could not write {file}")),
         ["sleeps", count, milliseconds] => sleeps::sleep(number(count)?, number(milliseconds)?),
         ["compare"] => sleeps::compare(&mut std::io::stdin().lock()),
         ["interrupts", count] => interrupts::take(number(count)?),
         _ => bail!(
-            "the tests' programs are: calls SECONDS SEED, dma ADDRESS..., kernel FILE SEED, sleeps COUNT MS, compare, interrupts COUNT"
+            "the tests' programs are: calls SECONDS SEED, dma ADDRESS..., kernel FILE SEED, kernel32 FILE SEED, sleeps COUNT MS, compare, interrupts COUNT"
         ),
     }
 }
