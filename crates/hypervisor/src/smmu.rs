@@ -134,10 +134,10 @@ impl Smmu {
         const WRAP: u32 = (2 << EVENTS_LOG2) - 1;
         let Some(mut seen) = self.seen.try_lock() else { return };
         let count = self.read(EVENTQ_PROD).wrapping_sub(*seen) & WRAP;
-        let record = Region::sized(self.events.0 + (*seen as u64 * 32) % 4096, 32);
-        if let (1.., Some(record), Some(page)) = (count, record, pool.page(self.events)) {
-            arch::clean(record);
-            let word = |n| page.word((record.start / 8) as usize + n).get();
+        let start = self.events.0 + (*seen as u64 * 32) % 4096;
+        if let Some(page) = (count != 0).then(|| pool.page(self.events)).flatten() {
+            arch::clean(Region { start, end: start + 32 });
+            let word = |n| page.word((start / 8) as usize + n).get();
             let (device, event, address) = (word(0) >> 32, word(0) & 0xff, HostPhys(word(2)));
             console::limited_line(format_args!(
                 "refused the control domain's device {device:#x} access to {address} (event {event:#x}), and {} more",

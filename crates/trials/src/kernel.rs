@@ -7,11 +7,11 @@
 use crate::random::Random;
 
 /// Bytes of the image, of which the vectors and the code have places.
-const SIZE: usize = 1 << 20;
-const VECTORS: usize = 0x800;
-const CODE: usize = 0x1000;
+pub const SIZE: usize = 1 << 20;
+pub const VECTORS: usize = 0x800;
+pub const CODE: usize = 0x1000;
 /// What it tries.
-const TRIES: usize = 6000;
+pub const TRIES: usize = 6000;
 /// Said at the end.
 pub const SURVIVED: &str = "kernel survived\n";
 

@@ -3,15 +3,9 @@
 //!
 //! Encodings: Arm ARM DDI 0406C A8.8. It runs without MMU, in Supervisor mode, with interrupts masked.
 
+use crate::kernel::{CODE, SIZE, TRIES, VECTORS};
 use crate::kernel::{DISTRIBUTOR, ENDINGS, INTERFACE, PSCI, SURVIVED, SYSTEM_OFF, UART, VIRTIO};
 use crate::random::Random;
-
-/// Bytes of the image, of which the vectors and the code have places.
-const SIZE: usize = 1 << 20;
-const VECTORS: usize = 0x800;
-const CODE: usize = 0x1000;
-/// What it tries.
-const TRIES: usize = 6000;
 
 const NOP: u32 = 0xe1a0_0000;
 /// B to itself; the distance, in words, is added.
