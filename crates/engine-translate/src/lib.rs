@@ -25,6 +25,7 @@ pub(crate) mod lockstep;
 pub mod mem;
 pub mod op;
 pub mod paging;
+pub(crate) mod placed;
 pub mod remote;
 pub mod reset;
 pub mod run;

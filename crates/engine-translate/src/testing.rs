@@ -3,6 +3,7 @@
 use crate::cpu::{CS, Cpu, Mode, RIP, RSP};
 use crate::fault::Fault;
 use crate::op::Flow;
+use crate::placed::Placed;
 use crate::remote::{Remote, Shared};
 use address::GuestPhys;
 use memory::{GuestMemory, Kind, RegionConfig};
@@ -19,7 +20,7 @@ pub const STACK: u64 = 0x20000;
 pub const MEMORY: u64 = 1 << 20;
 
 /// A vCPU at CPL 0 in 64-bit code, about to execute `code`. Long mode without paging isn't legal, but handy: linear is physical.
-pub fn cpu64(code: &[u8]) -> Cpu {
+pub fn cpu64(code: &[u8]) -> Placed {
     let mut cpu = bare(code);
     cpu.efer = Efer::LME | Efer::LMA;
     cpu.seg[CS].attributes = 0x209b;
@@ -29,7 +30,7 @@ pub fn cpu64(code: &[u8]) -> Cpu {
 }
 
 /// The same in flat 32-bit protected mode.
-pub fn cpu32(code: &[u8]) -> Cpu {
+pub fn cpu32(code: &[u8]) -> Placed {
     let mut cpu = bare(code);
     cpu.update_mode();
     assert_eq!(cpu.mode, Mode(Mode::CODE32 | Mode::STACK32 | Mode::FLAT));
@@ -37,7 +38,7 @@ pub fn cpu32(code: &[u8]) -> Cpu {
 }
 
 /// The same in real mode; all segment bases 0, limits 64 KiB.
-pub fn cpu16(code: &[u8]) -> Cpu {
+pub fn cpu16(code: &[u8]) -> Placed {
     let mut cpu = bare(code);
     cpu.cr0 = Cr0::ET;
     for s in &mut cpu.seg {
@@ -51,7 +52,7 @@ pub fn cpu16(code: &[u8]) -> Cpu {
 }
 
 /// Several vCPUs of one VM, each as [`cpu64`] gives it.
-pub fn cpus64(count: u32, code: &[u8]) -> Vec<Cpu> {
+pub fn cpus64(count: u32, code: &[u8]) -> Vec<Placed> {
     let shared = Arc::new(Shared::new(memory(code), count, 1_000_000));
     let cpus = (0..count).map(|id| {
         let mut cpu = with_shared(id, shared.clone());
@@ -65,7 +66,7 @@ pub fn cpus64(count: u32, code: &[u8]) -> Vec<Cpu> {
     cpus.collect()
 }
 
-fn bare(code: &[u8]) -> Cpu {
+fn bare(code: &[u8]) -> Placed {
     with_shared(0, Arc::new(Shared::new(memory(code), 1, 1_000_000)))
 }
 
@@ -76,9 +77,9 @@ fn memory(code: &[u8]) -> Arc<GuestMemory> {
     memory
 }
 
-fn with_shared(id: u32, shared: Arc<Shared>) -> Cpu {
+fn with_shared(id: u32, shared: Arc<Shared>) -> Placed {
     let remote = Arc::new(Remote::new(Default::default()));
-    let mut cpu = Cpu::new(id, shared, remote);
+    let mut cpu = Placed::new(Cpu::new(id, shared, remote));
     cpu.cr0 = Cr0::PE | Cr0::ET;
     let data = Segment { selector: 0x10, base: 0, limit: u32::MAX, attributes: 0xc093, unusable: false };
     cpu.seg = [data; 6];

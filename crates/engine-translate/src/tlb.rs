@@ -8,7 +8,7 @@
 mod table;
 pub mod windows;
 
-pub use table::{ADDEND, CODE, Entries, READ, UNITS, WRITE};
+pub use table::{ADDEND, CODE, Entries, READ, WRITE};
 use table::{Scope, Table};
 use windows::Windows;
 
@@ -362,11 +362,6 @@ impl Tlb {
     pub fn has_window(&self) -> bool {
         self.windows.as_ref().is_some_and(|w| w.has_current())
     }
-    /// The windows, and the table that leads to the current one.
-    pub fn window_and_table(&mut self) -> Option<(&mut Windows, &mut Table)> {
-        let table = self.contexts[self.current].table.as_mut()?;
-        Some((self.windows.as_deref_mut()?, table))
-    }
     /// What is added to a linear address to get to its place in the current window, or to where nothing is.
     pub fn window_addend(&self, linear: u64) -> u64 {
         self.windows.as_ref().map_or(0, |w| w.addend_of(linear))
@@ -374,7 +369,7 @@ impl Tlb {
     /// Nothing leads to the current window any more, until it is installed again.
     pub fn uninstall_window(&mut self) {
         if let Some(w) = &mut self.windows {
-            w.uninstall(self.contexts[self.current].table.as_mut());
+            w.uninstall();
         }
     }
     fn suspect(&mut self, whom: impl FnOnce(&mut Windows)) {

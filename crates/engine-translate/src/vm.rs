@@ -3,6 +3,7 @@
 use crate::cache::{DEFAULT_SIZE, MAX_SIZE};
 use crate::cpu::Cpu;
 use crate::lockstep::Lockstep;
+use crate::placed::Placed;
 use crate::remote::{Remote, Shared, pending};
 use crate::system::{Apic, time};
 use engine::{Arch, Bus, Engine, Error, Exit, Kick, Msi, Probe, Result, Vcpu, VcpuState, Vm, VmConfig};
@@ -110,7 +111,7 @@ impl Vm for TranslateVm {
         if !self.shared.register(id, remote.clone()) {
             return Err(invalid("there is one with this number already"));
         }
-        let mut cpu = Box::new(Cpu::new(id, self.shared.clone(), remote));
+        let mut cpu = Placed::new(Cpu::new(id, self.shared.clone(), remote));
         match self.tiers {
             Tiers::All => cpu.allow_windows(),
             Tiers::NoWindows => {}
@@ -173,7 +174,7 @@ impl Vm for TranslateVm {
 }
 
 struct TranslateVcpu {
-    cpu: Box<Cpu>,
+    cpu: Placed,
 }
 
 impl Drop for TranslateVcpu {

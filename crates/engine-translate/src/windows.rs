@@ -8,7 +8,7 @@
 
 use crate::cpu::{Cpu, FS, GS};
 use crate::system::time::host_tsc;
-use crate::tlb::windows::{CHUNK, Compared, Windows};
+use crate::tlb::windows::{CHUNK, Compared, Units, Windows};
 use crate::tlb::{READ, USER};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -65,6 +65,8 @@ pub(crate) struct Policy {
     pub(crate) on: bool,
     /// Windows stay, whatever they cost.
     forced: bool,
+    /// What leads to them; `None` where the vCPU has no [place](crate::placed).
+    pub(crate) units: Option<Units>,
     watched: [Watched; WATCHED],
     /// The one that is forgotten next.
     next: usize,
@@ -99,6 +101,7 @@ impl Policy {
 impl Cpu {
     /// Lets programs have windows, where the host can.
     pub(crate) fn allow_windows(&mut self) {
+        let Some(units) = self.windows.units else { return };
         self.windows.on = is_x86_feature_detected!("bmi2")
             && match crate::t1::handle_faults() {
                 Ok(()) => true,
@@ -110,7 +113,7 @@ impl Cpu {
         if self.windows.on {
             let s = &self.shared;
             let pages = PAGES.min(ALL_PAGES / s.vcpus.max(1) as usize);
-            let windows = || Windows::new(s.memory.clone(), s.windows.clone(), self.id, pages);
+            let windows = || Windows::new(s.memory.clone(), s.windows.clone(), self.id, units, pages);
             self.tlb.have_windows(windows);
         }
     }
@@ -213,13 +216,8 @@ impl Cpu {
                 return false;
             }
         }
-        let Some((windows, table)) = self.tlb.window_and_table() else { return false };
-        if let Err(e) = windows.install(table) {
-            log::debug!("vCPU {}: the host gives a window no memory ({e})", self.id);
-            self.windows.on = false;
-            self.tlb.close_window();
-            return false;
-        }
+        let Some(windows) = self.tlb.windows() else { return false };
+        windows.install();
         if let Some(linear) = self.windows.wanted.take() {
             self.fill_window(linear);
         }
@@ -268,14 +266,12 @@ impl Cpu {
         let first = (linear >> 12) as usize % CHUNK / AROUND * AROUND;
         let around = first..first + AROUND;
         self.user_pages(linear & !((CHUNK as u64) << 12).wrapping_sub(1), around.clone(), &mut pages);
-        let Some((windows, table)) = self.tlb.window_and_table() else { return };
-        if !windows.fill(table, linear, around, &pages) {
-            windows.make_room(table);
-            if let Err(e) = windows.install(table) {
-                log::debug!("vCPU {}: the host gives a window no memory ({e})", self.id);
-            }
+        let Some(windows) = self.tlb.windows() else { return };
+        if !windows.fill(linear, around, &pages) {
+            windows.make_room();
+            windows.install();
         }
-        let mappings = self.tlb.windows().map_or(0, |w| w.take_mappings());
+        let mappings = windows.take_mappings();
         self.charge(mappings * MAPPING);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::cpu::{CS, Cpu, Mode, RAX, RBX, RCX, RDI, RIP, RSI, RSP};
 use crate::fault::Fault;
+use crate::placed::Placed;
 use crate::testing::{CODE, DATA, cpu64, peek, poke};
 use crate::tlb::windows::Windows;
 use x86::{Cr0, Cr4, Efer, Vector};
@@ -29,7 +30,7 @@ fn put(cpu: &Cpu, at: u64, value: u64) {
 mod several;
 
 /// A vCPU at CPL 3 whose address space has a window, and whose code is translated before it's executed.
-fn program(code: &[u8]) -> Cpu {
+fn program(code: &[u8]) -> Placed {
     let mut cpu = cpu64(code);
     begin_program(&mut cpu);
     cpu.give_window();
@@ -134,12 +135,34 @@ fn no_address_reaches_anything_of_the_hosts() {
             let _ = run(&mut cpu);
         }
         let slots = 0x0100_0000_0000u64;
+        // The arrays of vCPUs beside it lead to slots too.
+        let beside = [(); 3].map(|()| {
+            let mut other = program(LOAD);
+            for linear in [LOW, HIGH] {
+                other.regs[RDI] = linear;
+                run_all(&mut other);
+            }
+            other
+        });
         let mut wild: Vec<u64> = host.to_vec();
         wild.extend((0..64).map(|n| 1u64 << n));
         wild.extend((0..64).map(|n| u64::MAX << n));
         wild.extend((0..8u64).map(|n| n << 61 | HIGH));
         wild.extend((0..8u64).map(|n| n << 61 | 1 << 60 | HIGH));
         wild.extend((0..16).map(|n| slots + (n << 31)));
+        let at = |cpu: &Placed| cpu.windows.units.unwrap().address();
+        for other in &beside {
+            let between = at(other).wrapping_sub(at(&cpu)) as i64 / 8;
+            let units = [0, 1, HIGH >> 32, 0x7fff].map(|unit| (between + unit as i64) as u64);
+            wild.extend(units.iter().flat_map(|unit| {
+                (0..8u64).flat_map(move |n| {
+                    [LOW, HIGH, 0].map(|linear| unit << 32 ^ n << 61 | linear & 0xffff_ffff)
+                })
+            }));
+        }
+        // Around its own.
+        wild.extend((-1024..0i64).map(|unit| (unit << 32) as u64 | LOW));
+        wild.extend((0x8000..0x8800u64).map(|unit| unit << 32 | LOW));
         // What leads from the program's units to the host's own addresses.
         for to in host {
             wild.extend((0..16).flat_map(|n| {
@@ -566,7 +589,8 @@ fn a_window_without_room_is_emptied_and_goes_on() {
     cpu.tlb.uninstall_window();
     let memory = cpu.shared.memory.clone();
     let (root, pcid) = cpu.address_space();
-    let mut small = Windows::new(memory, cpu.shared.windows.clone(), 0, 16);
+    let units = cpu.windows.units.unwrap();
+    let mut small = Windows::new(memory, cpu.shared.windows.clone(), 0, units, 16);
     small.open(root, pcid);
     cpu.tlb.put_windows(Box::new(small));
     cpu.update_mode();

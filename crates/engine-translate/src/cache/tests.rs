@@ -1,18 +1,19 @@
 use super::*;
 use crate::cpu::{Cpu, RAX, RBX, RCX, RDI, RDX, RIP, RSI, RSP};
+use crate::placed::Placed;
 use crate::testing::{CODE, DATA, STACK, cpu64, cpus64, peek, poke};
 use address::GuestPhys;
 use std::sync::atomic::AtomicU32;
 
 /// A vCPU whose blocks are translated before they run, and come back after a while.
-fn translating(code: &[u8]) -> Cpu {
+fn translating(code: &[u8]) -> Placed {
     let mut cpu = cpu64(code);
     (cpu.t1.threshold, cpu.t1.counting) = (0, true);
     cpu
 }
 
 /// Two whose blocks come back after a while.
-fn counting(code: &[u8]) -> Vec<Cpu> {
+fn counting(code: &[u8]) -> Vec<Placed> {
     let mut cpus = cpus64(2, code);
     cpus.iter_mut().for_each(|cpu| cpu.t1.counting = true);
     cpus

@@ -3,6 +3,7 @@
 use super::pages::Pages;
 use super::*;
 use crate::cpu::{RAX, RBX, RCX, RDI, RDX, RIP, RSI};
+use crate::placed::Placed;
 use crate::testing::{CODE, DATA, MEMORY, STACK, cpu64, peek, poke};
 use address::GuestPhys;
 use iced_x86::Code;
@@ -21,7 +22,7 @@ pub(crate) fn spoil(instructions: &mut [Instruction]) {
 }
 
 /// A leader about to execute `code`, which is to end with a branch to what is behind it.
-fn leader(code: &[u8]) -> Cpu {
+fn leader(code: &[u8]) -> Placed {
     // An endless loop behind it, so that nothing runs into what follows.
     let mut cpu = cpu64(&[code, &[0xeb, 0xfe]].concat());
     Lockstep::lead(&mut cpu).unwrap();

@@ -3,20 +3,21 @@
 use super::testing::{fault, program, run_to};
 use crate::cpu::{Cpu, RAX, RBX, RCX, RDI, RDX, RIP};
 use crate::fault::Fault;
+use crate::placed::Placed;
 use crate::remote::pending;
 use crate::testing::{CODE, DATA, cpu32, cpu64, cpus64};
 use address::GuestPhys;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 /// A vCPU whose code does not count, so that edges look ahead.
-fn looking(code: &[u8], threshold: u32) -> Cpu {
+fn looking(code: &[u8], threshold: u32) -> Placed {
     let mut cpu = cpu64(code);
     cpu.t1.threshold = threshold;
     cpu
 }
 
 /// Runs a program in both tiers, with what is behind its branches announced before they are translated, and not.
-fn same(new: fn(&[u8]) -> Cpu, code: &[u8]) {
+fn same(new: fn(&[u8]) -> Placed, code: &[u8]) {
     let mut whole = code.to_vec();
     whole.extend([0xeb, 0xfe]);
     let ran = [u32::MAX, 0, 1, 5].map(|threshold| {

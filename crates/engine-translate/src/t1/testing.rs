@@ -2,6 +2,7 @@
 
 use crate::cpu::{Cpu, RAX, RIP};
 use crate::fault::Fault;
+use crate::placed::Placed;
 use crate::testing::{CODE, DATA, STACK, cpu64, peek, poke};
 
 /// Assembles a program between two labels, of 64-bit code unless another size comes first; its bytes.
@@ -35,7 +36,7 @@ macro_rules! program {
 pub(super) use program;
 
 /// A vCPU whose blocks are translated before they run, and which comes back after some thousands of instructions.
-pub fn translating(new: fn(&[u8]) -> Cpu, code: &[u8]) -> Cpu {
+pub fn translating(new: fn(&[u8]) -> Placed, code: &[u8]) -> Placed {
     let mut cpu = new(code);
     (cpu.t1.threshold, cpu.t1.counting) = (0, true);
     cpu
@@ -53,7 +54,7 @@ pub fn run_to(cpu: &mut Cpu, end: u64) {
 }
 
 /// Code that stores 7 into the operand of an instruction behind, mov al, 1, whose last byte is at CODE + 8, and ends at CODE + 11.
-pub fn store_takes_effect(mut cpu: Cpu) {
+pub fn store_takes_effect(mut cpu: Placed) {
     for _ in 0..3 {
         cpu.regs[RIP] = CODE;
         run_to(&mut cpu, CODE + 11);
@@ -63,7 +64,7 @@ pub fn store_takes_effect(mut cpu: Cpu) {
 }
 
 /// Runs a program in both tiers, to its end, and compares everything there is.
-pub fn same(new: fn(&[u8]) -> Cpu, code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
+pub fn same(new: fn(&[u8]) -> Placed, code: &[u8], prepare: impl Fn(&mut Cpu)) -> Placed {
     // An endless loop behind it, so that nothing runs into what follows.
     let mut whole = code.to_vec();
     whole.extend([0xeb, 0xfe]);

@@ -3,15 +3,16 @@
 use super::testing::{self, fault, program, run_to};
 use crate::cpu::{Cpu, RAX, RBX, RCX, RDI, RDX, RIP, RSI, RSP};
 use crate::fault::Fault;
+use crate::placed::Placed;
 use crate::testing::{CODE, DATA, STACK, cpu64, poke};
 
 /// A vCPU for 64-bit code, as [`testing::translating`] makes it.
-pub(super) fn translating(code: &[u8]) -> Cpu {
+pub(super) fn translating(code: &[u8]) -> Placed {
     testing::translating(cpu64, code)
 }
 
 /// [`testing::same`] of 64-bit code.
-pub(super) fn same(code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
+pub(super) fn same(code: &[u8], prepare: impl Fn(&mut Cpu)) -> Placed {
     testing::same(cpu64, code, prepare)
 }
 

@@ -5,6 +5,7 @@ use super::tests::{same, translating};
 use super::tests_groups::identity_paging;
 use crate::cpu::{Cpu, RAX, RBX, RCX, RDI, RIP, RSI};
 use crate::fault::Fault;
+use crate::placed::Placed;
 use crate::testing::{CODE, DATA, cpu64, poke};
 use address::GuestPhys;
 use engine::Exit;
@@ -15,7 +16,7 @@ const IDT: u64 = 0x5000;
 const HANDLER: u64 = 0x7000;
 
 /// A vCPU that stays in translated code, exceptions or not, with a handler for #UD: it skips UD2 and counts in RBX.
-fn delivering(code: &[u8]) -> Cpu {
+fn delivering(code: &[u8]) -> Placed {
     let mut cpu = cpu64(code);
     for (n, descriptor) in [0x00af_9a00_0000_ffffu64, 0x00cf_9200_0000_ffff].into_iter().enumerate() {
         poke(&cpu, GDT + 8 + n as u64 * 8, &descriptor.to_le_bytes());
@@ -61,7 +62,7 @@ fn run_across(cpu: &mut Cpu) -> u64 {
     cpu.regs[RAX]
 }
 
-fn across() -> Cpu {
+fn across() -> Placed {
     let mut cpu = cpu64(&[]);
     cpu.t1.threshold = 0;
     poke(&cpu, 0x1ff0, ACROSS[0]);

@@ -2,6 +2,7 @@
 
 use super::testing::run_to;
 use crate::cpu::{Cpu, RAX, RBX, RCX, RIP, RSP};
+use crate::placed::Placed;
 use crate::remote::pending;
 use crate::testing::{CODE, STACK, cpus64, peek, poke};
 use address::GuestPhys;
@@ -40,7 +41,7 @@ fn call(cpu: &mut Cpu, count: u64) -> u64 {
     panic!("RIP is {:#x}", cpu.regs[RIP]);
 }
 
-fn caller() -> Cpu {
+fn caller() -> Placed {
     let mut cpu = cpus64(1, &calling()).remove(0);
     poke(&cpu, FUNCTION, &function(1));
     cpu.t1.threshold = 2;

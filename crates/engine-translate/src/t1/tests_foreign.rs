@@ -1,6 +1,7 @@
 //! Code that somebody else changes while a vCPU executes it.
 
 use crate::cpu::{Cpu, RAX, RIP};
+use crate::placed::Placed;
 use crate::remote::pending;
 use crate::testing::{cpus64, poke};
 use address::GuestPhys;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 const PATCHED: u64 = 0x3000;
 const VERSIONS: u32 = 20_000;
 
-fn executor_and(count: u32) -> Vec<Cpu> {
+fn executor_and(count: u32) -> Vec<Placed> {
     let mut cpus = cpus64(count, &[]);
     poke(&cpus[0], PATCHED - 1, &[0xb8, 0, 0, 0, 0, 0xeb, 0xfe]);
     // The executor stays in T0: it decodes more often so.

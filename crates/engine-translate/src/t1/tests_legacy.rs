@@ -3,11 +3,12 @@
 use super::testing::{self, fault, program, store_takes_effect, translating};
 use crate::cpu::{CS, Cpu, DS, ES, FS, GS, RAX, RBP, RBX, RCX, RDI, RDX, RIP, RSI, RSP, SS};
 use crate::fault::Fault;
+use crate::placed::Placed;
 use crate::testing::{CODE, DATA, STACK, cpu16, cpu32, cpu64, peek, poke};
 use x86::{Exception, Segment, Vector};
 
 /// [`testing::same`], with what only 64-bit code sees, and upper halves, not zero.
-fn same(new: fn(&[u8]) -> Cpu, code: &[u8], prepare: impl Fn(&mut Cpu)) -> Cpu {
+fn same(new: fn(&[u8]) -> Placed, code: &[u8], prepare: impl Fn(&mut Cpu)) -> Placed {
     testing::same(new, code, |cpu| {
         (8..16).for_each(|r| cpu.regs[r] = 0x1111_2222_3333_0000 + r as u64);
         prepare(cpu);

@@ -1,17 +1,17 @@
 //! Memory operands in code that has a [window](crate::tlb::windows): no look, but what is added to the address's unit.
 //!
 //! ```text
-//! rorx  r14, address, 32      mov r14, gs:[units + r14d*8]      the instruction, on [address + r14]
+//! rorx  r14, address, 32      mov r14, [r15d + r14d*8 + units]      the instruction, on [address + r14]
 //! ```
 //!
 //! Neither changes flags or any register but R14. The host's MMU finds the page; where it doesn't, [`super::faults`] leads on to where a
 //! miss of the soft TLB would have gone, with all registers as they were before.
 //!
-//! No address leads anywhere else: R14D is the upper half, of which the index keeps bits 60 to 32, and what is added to one of those is the
+//! The array is at the low half of R15 ([`crate::placed`]). No address leads anywhere else: R14D is the upper half, of which the index keeps bits 60 to 32, and what is added to one of those is the
 //! same whatever the three bits above are. Unless they repeat the others, the sum isn't canonical, as the address wasn't.
 
 use super::access::{Base, Ea};
-use super::asm::{Label, Mem, NOT_EQUAL, R14, RAX};
+use super::asm::{BIAS, Label, Mem, NOT_EQUAL, R14, R15, RAX};
 use super::compile::Compiler;
 use super::flags::Flags;
 use super::groups::Values;
@@ -21,7 +21,7 @@ use super::segments;
 use super::tails::Tail;
 use crate::cpu::RSP;
 use crate::op::Flow;
-use crate::tlb::UNITS;
+use crate::placed::UNITS;
 use crate::tlb::windows::{NOWHERE, UNIT_BITS};
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
@@ -304,9 +304,10 @@ impl Compiler<'_> {
         // rorx r14, from, 32
         let b = if from < 8 { 0x20 } else { 0 };
         self.a.bytes(&[0xc4, 0x43 | b, 0xfb, 0xf0, 0xf0 | from & 7, UNIT_BITS as u8]);
-        // mov r14, gs:[r14d*8 + UNITS]
-        self.a.bytes(&[0x65, 0x67]);
-        self.a.rm(true, &[0x8b], R14, Mem { base: None, index: Some(R14), scale: 3, disp: UNITS as i32 });
+        // mov r14, [r15d + r14d*8 + units]
+        self.a.bytes(&[0x67]);
+        let disp = UNITS as i32 - BIAS;
+        self.a.rm(true, &[0x8b], R14, Mem { base: Some(R15), index: Some(R14), scale: 3, disp });
     }
 
     /// The same where that can't fault; if it isn't a program's address, to `otherwise`. Clobbers RAX and flags.

@@ -4,6 +4,7 @@ use super::testing::{fault, program, run_to, vectors};
 use super::tests::{same, translating};
 use crate::cpu::{Cpu, RAX, RCX, RDI, RDX, RIP, RSI};
 use crate::fault::Fault;
+use crate::placed::Placed;
 use crate::run::Done;
 use crate::testing::{CODE, DATA, peek, poke};
 use std::arch::asm;
@@ -28,7 +29,7 @@ fn enable(cpu: &mut Cpu) {
 }
 
 /// A vCPU about to execute `code`, with an endless loop behind it.
-fn ready(code: &[u8]) -> Cpu {
+fn ready(code: &[u8]) -> Placed {
     let mut cpu = translating(&[code, &[0xeb, 0xfe]].concat());
     enable(&mut cpu);
     (cpu.regs[RSI], cpu.regs[RDI]) = (DATA, DATA + 0x2000);

@@ -1,10 +1,6 @@
 //! One table of the soft TLB: four arrays with an element for each page of 4 GiB, in memory that is there where it's used.
-//!
-//! Behind them, in the same 4 GiB of addresses, may be an array with an element for each *unit* of 4 GiB that a user program can
-//! address: what [windows](super::windows) add. Its index is cut to 29 bits by the size of the address it is part of; whatever else
-//! such an index reaches is not mapped, or belongs to addresses that no sum makes canonical.
 
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::io;
 use std::ptr::{NonNull, null_mut};
@@ -22,12 +18,6 @@ pub const ADDEND: usize = PAGES * 16;
 /// for a multiple of 4096, so that no address makes a match of 0.
 pub const CODE: usize = PAGES * 24;
 const BYTES: usize = PAGES * 32;
-/// Offset of what is to be added to linear addresses of each unit.
-pub const UNITS: usize = 1 << 31;
-/// Units that user programs can have: their addresses have 47 bits.
-pub const USER_UNITS: u32 = 1 << 15;
-/// Addresses that indices of units reach.
-const RESERVED: usize = 1 << 32;
 
 /// Elements in a page of memory.
 const GROUP: usize = 512;
@@ -112,21 +102,13 @@ pub struct Table {
     code: Vec<u32>,
     /// Groups of elements with memory behind them.
     touched: Box<[u64; GROUPS / 64]>,
-    /// The array of units has memory.
-    units: bool,
 }
 
 impl Table {
     pub fn new() -> io::Result<Self> {
         let kind = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
-        let p = unsafe { mmap_anonymous(null_mut(), RESERVED, ProtFlags::empty(), kind) }?;
-        // SAFETY: the start of the mapping just made.
-        if let Err(e) = unsafe { mprotect(p, BYTES, MprotectFlags::READ | MprotectFlags::WRITE) } {
-            // SAFETY: as above; nobody knows of it.
-            let _ = unsafe { munmap(p, RESERVED) };
-            return Err(e.into());
-        }
+        let p = unsafe { mmap_anonymous(null_mut(), BYTES, ProtFlags::READ | ProtFlags::WRITE, kind) }?;
         // SAFETY: the mapping just made. Large pages would have it take all its memory at once; where that isn't known, fine.
         let _ = unsafe { madvise(p, BYTES, Advice::LinuxNoHugepage) };
         let start = NonNull::new(p.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
@@ -136,7 +118,6 @@ impl Table {
             global: Vec::new(),
             code: Vec::new(),
             touched: Box::new([0; GROUPS / 64]),
-            units: false,
         };
         t.first();
         Ok(t)
@@ -148,26 +129,6 @@ impl Table {
     }
     pub fn entries(&self) -> Entries {
         self.entries
-    }
-    /// Gives the array of units memory, if it has none yet, with what `addend` says of each.
-    pub fn have_units(&mut self, addend: impl Fn(u32) -> u64) -> io::Result<()> {
-        if self.units {
-            return Ok(());
-        }
-        // SAFETY: within the reserved addresses.
-        let start = unsafe { self.entries.0.as_ptr().add(UNITS) }.cast::<c_void>();
-        let len = USER_UNITS as usize * 8;
-        // SAFETY: a part of this table's own mapping that nothing uses yet.
-        unsafe { mprotect(start, len, MprotectFlags::READ | MprotectFlags::WRITE) }?;
-        self.units = true;
-        (0..USER_UNITS).for_each(|unit| self.put_unit(unit, addend(unit)));
-        Ok(())
-    }
-    /// Sets what is added to addresses of a unit, after [`Self::have_units`].
-    pub fn put_unit(&mut self, unit: u32, addend: u64) {
-        assert!(self.units && unit < USER_UNITS);
-        // SAFETY: an element of the array, which has memory, of a table that belongs to this thread.
-        unsafe { self.entries.0.as_ptr().add(UNITS).cast::<u64>().add(unit as usize).write(addend) }
     }
     fn has(&self, index: usize) -> bool {
         let group = index / GROUP;
@@ -307,7 +268,7 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         // SAFETY: mapped by `new`; what points into it is only used through the vCPU that owns it.
-        let _ = unsafe { munmap(self.entries.0.as_ptr().cast(), RESERVED) };
+        let _ = unsafe { munmap(self.entries.0.as_ptr().cast(), BYTES) };
     }
 }
 

@@ -1,7 +1,7 @@
 //! Windows: pages of a user program, mapped where the host's own MMU finds them.
 //!
 //! A window belongs to an address space of the guest's. A *unit*, 4 GiB of linear addresses that are used, has a *slot* of host addresses,
-//! and the array of units of the soft TLB's table says what to add to get there; the addend of a unit that has none leads to a slot
+//! and the vCPU's array of [`Units`] says what to add to get there; the addend of a unit that has none leads to a slot
 //! where nothing ever is. A page that is mapped in a slot is one that user accesses may load from, and store to if it is mapped so, without
 //! any look. Everything else faults, is done by T0, and mapped then if it can be.
 //!
@@ -14,20 +14,20 @@
 
 mod parked;
 mod slot;
+mod units;
 mod window;
 
 pub use parked::Parked;
 pub use slot::{NOWHERE, UNIT_BITS};
+pub use units::{USER_UNITS, Units};
 pub use window::Compared;
 
-use super::table::Table;
 use address::{GuestPhys, PAGE_SIZE};
 use memory::tracking::PageState;
 use memory::{GuestMemory, Kind};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use slot::{Slot, addend, nowhere, unit_of};
 use std::ffi::c_void;
-use std::io;
 use std::sync::Arc;
 use window::{Rows, Window};
 
@@ -58,7 +58,8 @@ pub struct Windows {
     current: Option<Window>,
     /// The current one was parked for the time that the vCPU does nothing.
     left: bool,
-    /// Whether the table in use leads to the current one.
+    /// What leads to the current one, and whether it does.
+    units: Units,
     installed: bool,
     uses: u64,
     /// Pages that all of them may map.
@@ -90,14 +91,16 @@ fn may_write(page: &PageState, id: u32) -> bool {
 }
 
 impl Windows {
-    /// Of vCPU `id`, with at most `limit` pages mapped at the same time.
-    pub fn new(memory: Arc<GuestMemory>, parked: Arc<Parked>, id: u32, limit: usize) -> Self {
+    /// Of vCPU `id`, whose array `units` is, with at most `limit` pages mapped at the same time.
+    pub fn new(memory: Arc<GuestMemory>, parked: Arc<Parked>, id: u32, units: Units, limit: usize) -> Self {
+        units.clear();
         Self {
             memory,
             parked,
             id,
             current: None,
             left: false,
+            units,
             installed: false,
             uses: 0,
             limit,
@@ -125,7 +128,7 @@ impl Windows {
             drop(self.parked.take_oldest(self.id));
         }
     }
-    /// The current address space has no window from now on; its table has to be told before ([`Self::uninstall`]).
+    /// The current address space has no window from now on. After [`Self::uninstall`].
     pub fn close(&mut self) {
         self.current = None;
     }
@@ -170,26 +173,24 @@ impl Windows {
         self.suspect(|w| w.pcid == pcid);
     }
 
-    /// The table in use leads nowhere any more.
-    pub fn uninstall(&mut self, table: Option<&mut Table>) {
+    /// The array leads nowhere any more.
+    pub fn uninstall(&mut self) {
         if !std::mem::take(&mut self.installed) {
             return;
         }
-        if let (Some(t), Some(w)) = (table, &self.current) {
-            w.units.iter().for_each(|(unit, _)| t.put_unit(*unit, nowhere(*unit)));
+        if let Some(w) = &self.current {
+            w.units.iter().for_each(|(unit, _)| self.units.put(*unit, nowhere(*unit)));
         }
     }
-    /// The table in use leads to the current window, which must not be suspected.
-    pub fn install(&mut self, table: &mut Table) -> io::Result<()> {
+    /// The array leads to the current window, which must not be suspected.
+    pub fn install(&mut self) {
         if self.installed {
-            return Ok(());
+            return;
         }
-        table.have_units(nowhere)?;
         if let Some(w) = &self.current {
-            w.units.iter().for_each(|(unit, slot)| table.put_unit(*unit, addend(*unit, slot.0)));
+            w.units.iter().for_each(|(unit, slot)| self.units.put(*unit, addend(*unit, slot.0)));
             self.installed = true;
         }
-        Ok(())
     }
 
     /// What is added to a linear address, and to those near it, while the current window is installed.
@@ -240,15 +241,9 @@ impl Windows {
     /// Maps the page at a linear address in the current window, and those of `around` (pages of its stretch of 2 MiB) that can be.
     /// `now` is what the stretch's pages are: guest-physical addresses that user accesses reach, those that may be stored to [`WRITABLE`],
     /// both with their accessed and dirty bits set; the others 0. False if no page can be mapped as long as the window stays as it is.
-    pub fn fill(
-        &mut self,
-        table: &mut Table,
-        linear: u64,
-        around: std::ops::Range<usize>,
-        now: &[u64; CHUNK],
-    ) -> bool {
+    pub fn fill(&mut self, linear: u64, around: std::ops::Range<usize>, now: &[u64; CHUNK]) -> bool {
         let total = self.pages();
-        let Self { memory, installed, id, written, mappings, .. } = self;
+        let Self { memory, units, installed, id, written, mappings, .. } = self;
         let Some(w) = &mut self.current else { return true };
         let Some(unit) = unit_of(linear) else { return true };
         if now[(linear >> 12) as usize % CHUNK] & MAPPED == 0 {
@@ -262,7 +257,7 @@ impl Windows {
             let slot = if w.units.len() < MAX_UNITS { Slot::take() } else { None };
             let Some(slot) = slot else { return true };
             if *installed {
-                table.put_unit(unit, addend(unit, slot.0));
+                units.put(unit, addend(unit, slot.0));
             }
             w.units.push((unit, slot));
         }
@@ -386,12 +381,12 @@ impl Windows {
         self.written = written;
     }
     /// Makes room for pages of the current window, which stays: drops the one that was used longest ago, or empties it.
-    pub fn make_room(&mut self, table: &mut Table) {
+    pub fn make_room(&mut self) {
         let alone = self.current.as_ref().is_some_and(|w| w.chunks.len() >= MAX_CHUNKS);
         if !alone && self.parked.take_oldest(self.id).is_some() {
             return;
         }
-        self.uninstall(Some(table));
+        self.uninstall();
         if let Some(w) = &mut self.current {
             w.clear();
         }

@@ -4,10 +4,11 @@ use super::state::StateError;
 use super::*;
 use crate::cpu::{CS, RAX, RCX, RDI};
 use crate::fault::Fault;
+use crate::placed::Placed;
 use crate::testing::{DATA, cpu16, cpu32, cpu64, peek, poke, run, step};
 use x86::{Cr0, Cr4, Exception, Vector};
 
-fn enabled(code: &[u8]) -> Cpu {
+fn enabled(code: &[u8]) -> Placed {
     let mut cpu = cpu64(code);
     cpu.cr0 |= Cr0::MP | Cr0::NE;
     cpu.cr4 = Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::OSXSAVE;

@@ -1,8 +1,9 @@
 //! What differs by vendor, in the interpreter.
 
 use super::*;
-use crate::cpu::{Cpu, ES, RAX, RBP, RCX, RDI, RIP, RSP};
+use crate::cpu::{ES, RAX, RBP, RCX, RDI, RIP, RSP};
 use crate::fault::Fault;
+use crate::placed::Placed;
 use crate::testing::{CODE, DATA, STACK, cpu16, cpu32, cpu64, peek, poke, step};
 use iced_x86::DecoderOptions;
 use x86::{Cr4, Exception};
@@ -82,7 +83,7 @@ fn fault_of_a_repeated_comparison_leaves_the_vendors_flags() {
 }
 
 /// With an x87 instruction's operand beyond DS's limit, and exceptions unmasked.
-fn x87_at_the_limit(code: &[u8]) -> Cpu {
+fn x87_at_the_limit(code: &[u8]) -> Placed {
     let mut cpu = cpu32(code);
     cpu.cr4 = Cr4::OSFXSR;
     cpu.seg[3].limit = (DATA - 1) as u32;

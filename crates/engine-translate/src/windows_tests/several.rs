@@ -1,13 +1,14 @@
 //! Programs with a window that go from one vCPU to another.
 
 use super::*;
+use crate::placed::Placed;
 use crate::testing::cpus64;
 use crate::tlb::windows::NOWHERE;
 use address::GuestPhys;
 
 /// Two vCPUs that execute one program, which has a window on the first.
-fn two(code: &[u8]) -> [Cpu; 2] {
-    let mut cpus: [Cpu; 2] = cpus64(2, code).try_into().ok().unwrap();
+fn two(code: &[u8]) -> [Placed; 2] {
+    let mut cpus: [Placed; 2] = cpus64(2, code).try_into().ok().unwrap();
     for cpu in &mut cpus {
         begin_program(cpu);
         cpu.allow_windows();

@@ -1,7 +1,8 @@
 //! Every integer instruction of 64-bit code with registers and memory of random contents, here and on the processor.
 
-use crate::cpu::{Cpu, RAX, RCX, RDI, RIP, RSI, RSP};
+use crate::cpu::{RAX, RCX, RDI, RIP, RSI, RSP};
 use crate::fault::Fault;
+use crate::placed::Placed;
 use crate::testing::{self, CODE, DATA};
 use crate::vendor;
 use iced_x86::{Code, CpuidFeature, Encoder, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register};
@@ -268,7 +269,7 @@ fn codes() -> impl Iterator<Item = Code> {
 struct Buffer([u8; BUFFER]);
 
 struct Case {
-    cpu: Cpu,
+    cpu: Placed,
     page: *mut u8,
     host: Box<Buffer>,
     encoder: Encoder,

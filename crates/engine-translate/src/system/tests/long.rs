@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::cpu::{CS, GS, RCX, RIP, RSP, SS};
+use crate::placed::Placed;
 use x86::{Efer, Rflags};
 
 const HANDLER: u64 = 0x7000;
 
-fn long(code: &[u8]) -> Cpu {
+fn long(code: &[u8]) -> Placed {
     let mut cpu = cpu64(code);
     tables(&mut cpu);
     cpu.seg[CS].selector = CODE0_LONG;

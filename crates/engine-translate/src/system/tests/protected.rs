@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::cpu::{CS, DS, ES, RAX, RIP, RSP, SS};
+use crate::placed::Placed;
 use x86::{Cr4, Rflags};
 
 const HANDLER: u64 = 0x7000;
 
-fn protected(code: &[u8]) -> Cpu {
+fn protected(code: &[u8]) -> Placed {
     let mut cpu = cpu32(code);
     tables(&mut cpu);
     poke(&cpu, TSS + 4, &0x30000u32.to_le_bytes());

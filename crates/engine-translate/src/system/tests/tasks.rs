@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::cpu::{CS, DS, RAX, RIP, RSP, SS};
+use crate::placed::Placed;
 use x86::{Cr0, Rflags};
 
 const NEW: u64 = 0x9000;
 
 /// A vCPU in one task, another at selector [`FREE`] and, through a task gate, at `FREE + 8`.
-fn two_tasks(code: &[u8]) -> Cpu {
+fn two_tasks(code: &[u8]) -> Placed {
     let mut cpu = cpu32(code);
     tables(&mut cpu);
     poke(&cpu, GDT + 0x2d, &[0x8b]);

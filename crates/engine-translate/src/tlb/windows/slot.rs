@@ -1,6 +1,6 @@
 //! Slots: stretches of this process's addresses that [windows](super) have their pages in.
 
-use super::super::table::USER_UNITS;
+use super::units::USER_UNITS;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::sync::Mutex;
