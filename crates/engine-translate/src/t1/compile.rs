@@ -210,23 +210,28 @@ pub fn compile(
         encoding,
     };
     c.tails.clear();
-    let made = c.block(instructions, second);
+    // Read before the blocks are found to be valid still: it is their generation's then.
+    let second_token = memory.page_at(GuestPhys(block.pages[1] << 12)).map_or(0, |page| page.token(|| 0));
+    let made = c.block(instructions, second, second_token);
     (*asm, *tails) = (c.a, c.tails);
     made
 }
 
 impl Compiler<'_> {
-    /// All of the block. `second`: the generation counter of its second page, and its value, if it has one.
+    /// All of the block. `second`: the generation counter of its second page, and its value, if it has one; `second_token` stands for
+    /// the code there, or is 0.
     fn block(
         &mut self,
         instructions: &[Instruction],
         second: Option<(*const AtomicU32, u32)>,
+        second_token: u32,
     ) -> Option<Made> {
         if !self.windows {
             self.planned = groups::plan(self, instructions);
         }
         let entered = self.enter_page(second);
         let entered = if second.is_some() { 0 } else { entered };
+        let body = self.a.bound();
         // What follows the page depends on where it is mapped: a jump within the page looks the address up all the same.
         if second.is_none() {
             self.a.bind(self.linked);
@@ -261,12 +266,16 @@ impl Compiler<'_> {
             self.save_flags_for(next);
             self.edge(next);
         }
+        let look = self.a.label();
         if second.is_some() {
-            self.a.bind(self.linked);
+            self.enter_by_link(second_token, body, look);
+        }
+        self.a.seldom_from_here();
+        if second.is_some() {
+            self.a.bind(look);
             self.at_page(self.offset as i32);
             self.far_jump(self.shared.lookup);
         }
-        self.a.seldom_from_here();
         self.finish_tails();
         self.a.bind(self.stale);
         self.far_jump(self.shared.leave);
@@ -286,6 +295,22 @@ impl Compiler<'_> {
             Some(Fault { start: address(f.start), end: address(f.end?), tail: address(tail) })
         });
         Some(Made { code, entered, linked, bound: self.bound, faults: faults.collect() })
+    }
+
+    /// Where a jump on its first page comes to an instruction across two: on to `body` if the soft TLB says that behind the page is the
+    /// code that it was translated from, to `look` otherwise.
+    fn enter_by_link(&mut self, second_token: u32, body: Label, look: Label) {
+        self.a.bind(self.linked);
+        if second_token == 0 {
+            return self.a.jump(look);
+        }
+        self.at_page(PAGE_SIZE as i32);
+        self.page_token(RAX);
+        // cmp r14, second_token
+        self.a.rr(true, &[0x81], 7, R14);
+        self.a.bytes(&second_token.to_le_bytes());
+        self.a.jump_if(NOT_EQUAL, look);
+        self.a.jump(body);
     }
 
     /// Where code counts: takes the fuel for the instructions of the block that begins with op `k`.

@@ -170,10 +170,8 @@ impl Compiler<'_> {
     /// the code there is what it was when the jump was led there, and looks for it otherwise.
     fn far_edge(&mut self, delta: i32, call: bool) {
         self.at_page(delta);
-        self.a.page_number(RAX);
-        self.table(0x8b, R14, CODE);
-        // sub r14, rax; cmp r14, key
-        self.a.rr(true, &[0x2b], R14, RAX);
+        self.page_token(RAX);
+        // cmp r14, key
         self.a.align_behind(3);
         self.a.rr(true, &[0x81], 7, R14);
         let key = self.a.here();
@@ -195,6 +193,14 @@ impl Compiler<'_> {
             self.a.jump(miss);
         }
         self.tails.push(Tail::Far { miss, from, key, site, back });
+    }
+
+    /// R14 becomes what stands for the code on the page of the linear address in a register, as the soft TLB has it, less the offset in the page.
+    pub fn page_token(&mut self, linear: u8) {
+        self.a.page_number(linear);
+        self.table(0x8b, R14, CODE);
+        // sub r14, linear
+        self.a.rr(true, &[0x2b], R14, linear);
     }
 
     /// A call that has pushed the address of `next`, which is in RAX, goes on `delta` bytes from the page.
