@@ -6,9 +6,10 @@ use super::tests_groups::identity_paging;
 use crate::cpu::{Cpu, RAX, RBX, RCX, RDI, RIP, RSI};
 use crate::fault::Fault;
 use crate::placed::Placed;
-use crate::testing::{CODE, DATA, cpu64, poke};
+use crate::testing::{CODE, DATA, cpu64, cpus64, poke};
 use address::GuestPhys;
 use engine::Exit;
+use std::sync::atomic::Ordering::SeqCst;
 use x86::segment::Table;
 
 const GDT: u64 = 0x4000;
@@ -57,14 +58,21 @@ fn exception_of_a_chain_that_nothing_handles_is_a_shutdown() {
 const ACROSS: [&[u8]; 2] = [&[0xeb, 0x0c], &[0x81, 0xc0, 1, 0, 0, 0, 0xff, 0xc9, 0x75, 0xe8, 0xeb, 0xfe]];
 
 fn run_across(cpu: &mut Cpu) -> u64 {
+    if cpu.remote.pending.load(SeqCst) != 0 {
+        assert_eq!(cpu.handle_events(), None);
+    }
     (cpu.regs[RIP], cpu.regs[RAX], cpu.regs[RCX]) = (0x1ff0, 0, 100);
     run_to(cpu, 0x2008);
     cpu.regs[RAX]
 }
 
-fn across() -> Placed {
-    let mut cpu = cpu64(&[]);
-    cpu.t1.threshold = 0;
+/// With some executions in T0 first, the second page is known when the instruction is translated, and jumps go straight there.
+const THRESHOLDS: [u32; 2] = [0, 3];
+
+fn across(threshold: u32) -> Placed {
+    // It is told of others' stores.
+    let mut cpu = cpus64(1, &[]).remove(0);
+    cpu.t1.threshold = threshold;
     poke(&cpu, 0x1ff0, ACROSS[0]);
     poke(&cpu, 0x1ffe, ACROSS[1]);
     cpu
@@ -72,47 +80,53 @@ fn across() -> Placed {
 
 #[test]
 fn instruction_across_two_pages_is_translated_and_follows_changes_of_both() {
-    let mut cpu = across();
-    assert_eq!(run_across(&mut cpu), 100);
-    cpu.regs[RIP] = 0x1ffe;
-    let block = cpu.find_block().unwrap();
-    // SAFETY: good until the next `find_block`.
-    assert!(unsafe { &*block }.translation.code().is_some());
-    cpu.shared.memory.write(GuestPhys(0x2000), &[3]).unwrap();
-    assert_eq!(run_across(&mut cpu), 300);
-    // sub eax, 3
-    cpu.shared.memory.write(GuestPhys(0x1fff), &[0xe8]).unwrap();
-    assert_eq!(run_across(&mut cpu) as u32, -300i32 as u32);
+    for threshold in THRESHOLDS {
+        let mut cpu = across(threshold);
+        assert_eq!(run_across(&mut cpu), 100);
+        cpu.regs[RIP] = 0x1ffe;
+        let block = cpu.find_block().unwrap();
+        // SAFETY: good until the next `find_block`.
+        assert!(unsafe { &*block }.translation.code().is_some());
+        cpu.shared.memory.write(GuestPhys(0x2000), &[3]).unwrap();
+        assert_eq!(run_across(&mut cpu), 300);
+        // sub eax, 3
+        cpu.shared.memory.write(GuestPhys(0x1fff), &[0xe8]).unwrap();
+        assert_eq!(run_across(&mut cpu) as u32, -300i32 as u32);
+    }
 }
 
 #[test]
 fn instruction_across_two_pages_follows_the_second_ones_move() {
-    let mut cpu = across();
-    let table = identity_paging(&mut cpu);
-    let second = [&[7], &ACROSS[1][3..]].concat();
-    poke(&cpu, 0x8000, &second);
-    for (page, sum) in [(2u64, 100), (8, 700), (2, 100), (8, 700)] {
-        poke(&cpu, table + 2 * 8, &(page << 12 | 3).to_le_bytes());
-        cpu.flush_page(0x2000);
-        assert_eq!(run_across(&mut cpu), sum);
+    for threshold in THRESHOLDS {
+        let mut cpu = across(threshold);
+        let table = identity_paging(&mut cpu);
+        let second = [&[7], &ACROSS[1][3..]].concat();
+        poke(&cpu, 0x8000, &second);
+        for (page, sum) in [(2u64, 100), (8, 700), (2, 100), (8, 700)] {
+            poke(&cpu, table + 2 * 8, &(page << 12 | 3).to_le_bytes());
+            cpu.flush_page(0x2000);
+            assert_eq!(run_across(&mut cpu), sum);
+        }
     }
 }
 
 #[test]
 fn alias_of_a_page_goes_on_into_its_own_next_page() {
-    // The first page at two addresses, with another second page each.
-    let mut cpu = across();
-    let table = identity_paging(&mut cpu);
-    let second = [&[7], &ACROSS[1][3..]].concat();
-    poke(&cpu, 0x8000, &second);
-    for (linear, physical) in [(0x11u64, 1u64), (0x12, 8)] {
-        poke(&cpu, table + linear * 8, &(physical << 12 | 3).to_le_bytes());
-    }
-    for _ in 0..3 {
-        assert_eq!(run_across(&mut cpu), 100);
-        (cpu.regs[RIP], cpu.regs[RAX], cpu.regs[RCX]) = (0x11ff0, 0, 100);
-        run_to(&mut cpu, 0x12008);
-        assert_eq!(cpu.regs[RAX], 700);
+    for threshold in THRESHOLDS {
+        // The first page at two addresses, with another second page each.
+        let mut cpu = across(threshold);
+        let table = identity_paging(&mut cpu);
+        let second = [&[7], &ACROSS[1][3..]].concat();
+        poke(&cpu, 0x8000, &second);
+        for (linear, physical) in [(0x11u64, 1u64), (0x12, 8)] {
+            poke(&cpu, table + linear * 8, &(physical << 12 | 3).to_le_bytes());
+        }
+        for _ in 0..3 {
+            assert_eq!(run_across(&mut cpu), 100);
+            (cpu.regs[RIP], cpu.regs[RAX], cpu.regs[RCX]) = (0x11ff0, 0, 100);
+            run_to(&mut cpu, 0x12008);
+            assert_eq!(cpu.regs[RAX], 700);
+        }
     }
 }
 
