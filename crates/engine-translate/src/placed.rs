@@ -57,6 +57,24 @@ struct Place(usize);
 
 impl Place {
     fn take() -> io::Result<Self> {
+        let place = loop {
+            let place = Self::next()?;
+            match reserve(HIGH + place.low(), CPU) {
+                Ok(()) => break place,
+                // It stays in use: by somebody else.
+                Err(_) => std::mem::forget(place),
+            }
+        };
+        let access = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: parts of this place's own mappings that nothing uses yet.
+        unsafe {
+            mprotect(place.low() as *mut c_void, ARRAY, access)?;
+            mprotect((HIGH + place.low()) as *mut c_void, CPU, access)?;
+        }
+        Ok(place)
+    }
+    /// One that was free, of which only the part below 4 GiB is this process's yet.
+    fn next() -> io::Result<Self> {
         let mut used = used();
         let used = used.get_or_insert_with(|| match reserve(LOW.start, LOW.len()) {
             Ok(()) => Ok([false; PLACES]),
@@ -64,16 +82,8 @@ impl Place {
         });
         let used = used.as_mut().map_err(|e| io::Error::from_raw_os_error(*e))?;
         let n = used.iter().position(|u| !u).ok_or(io::ErrorKind::QuotaExceeded)?;
-        let place = Self(n);
-        reserve(HIGH + place.low(), CPU)?;
         used[n] = true;
-        let access = MprotectFlags::READ | MprotectFlags::WRITE;
-        // SAFETY: parts of this process's own mappings that nothing uses yet.
-        unsafe {
-            mprotect(place.low() as *mut c_void, ARRAY, access)?;
-            mprotect((HIGH + place.low()) as *mut c_void, CPU, access)?;
-        }
-        Ok(place)
+        Ok(Self(n))
     }
     fn low(&self) -> usize {
         STRIDE * (self.0 + 1)
@@ -199,5 +209,25 @@ mod tests {
         assert!(!last.windows.on);
         drop(cpus.pop());
         assert!(cpu64(&[0xf4]).windows.units.is_some());
+    }
+
+    #[test]
+    fn what_others_have_at_a_place_is_theirs() {
+        let at = super::HIGH + super::STRIDE * 2;
+        super::reserve(at, 4096).unwrap();
+        // SAFETY: a page that was just mapped.
+        unsafe {
+            super::mprotect(at as *mut _, 4096, super::MprotectFlags::READ | super::MprotectFlags::WRITE)
+        }
+        .unwrap();
+        let theirs = at as *mut u64;
+        // SAFETY: as above.
+        unsafe { theirs.write(7) };
+        let cpus: Vec<_> = (0..super::PLACES).map(|_| cpu64(&[0xf4])).collect();
+        assert!(cpus.iter().all(|c| &raw const **c as usize != at));
+        assert_eq!(cpus.iter().filter(|c| c.windows.units.is_none()).count(), 1);
+        drop(cpus);
+        // SAFETY: as above.
+        assert_eq!(unsafe { theirs.read() }, 7);
     }
 }
