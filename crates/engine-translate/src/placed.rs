@@ -40,7 +40,7 @@ fn used() -> MutexGuard<'static, Option<Result<[bool; PLACES], i32>>> {
 }
 
 /// Maps nothing, where nothing is.
-fn reserve(at: usize, len: usize) -> io::Result<()> {
+pub fn reserve(at: usize, len: usize) -> io::Result<()> {
     let kind = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
     // SAFETY: nothing that is there is replaced; older kernels may give another place, which is new.
     let p = unsafe { mmap_anonymous(at as *mut c_void, len, ProtFlags::empty(), kind) }?;

@@ -1,7 +1,8 @@
 //! Slots: stretches of this process's addresses that [windows](super) have their pages in.
 
 use super::units::USER_UNITS;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use crate::placed::reserve;
+use rustix::mm::munmap;
 use std::ffi::c_void;
 use std::sync::Mutex;
 
@@ -39,20 +40,12 @@ impl Slot {
                 n
             }
         };
-        let kind = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
-        let at = Self::start(n) as *mut c_void;
-        // SAFETY: nothing that is there is replaced; older kernels may give another place, which is new.
-        let got = unsafe { mmap_anonymous(at, SLOT as usize, ProtFlags::empty(), kind) };
         used[n] = true;
-        match got {
-            Ok(p) => {
-                // SAFETY: what was just mapped.
-                let _ = unsafe { munmap(p, SLOT as usize) };
-                (p == at).then_some(Self(n))
-            }
-            // It stays in use: by somebody else.
-            Err(_) => None,
-        }
+        // Where something is, it stays in use: by somebody else.
+        reserve(Self::start(n) as usize, SLOT as usize).ok()?;
+        // SAFETY: what was just mapped.
+        let _ = unsafe { munmap(Self::start(n) as *mut c_void, SLOT as usize) };
+        Some(Self(n))
     }
     const fn start(n: usize) -> u64 {
         SLOTS.start + n as u64 * SLOT
