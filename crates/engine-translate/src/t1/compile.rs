@@ -232,7 +232,7 @@ impl Compiler<'_> {
         let entered = self.enter_page(second);
         let entered = if second.is_some() { 0 } else { entered };
         let body = self.a.bound();
-        // What follows the page depends on where it is mapped: a jump within the page looks the address up all the same.
+        // What follows the page depends on where it is mapped: a jump within the page has that compared (`enter_by_link`).
         if second.is_none() {
             self.a.bind(self.linked);
         }
